@@ -1,0 +1,3 @@
+"""Fair ablations of deep networks."""
+
+__version__ = "0.1.0"

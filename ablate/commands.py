@@ -1,0 +1,379 @@
+"""The commands: parse, call, print. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import select
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import ablate
+from ablate.errors import AblateError, SweepStoppedError, UsageError
+from ablate.places import ObjectPath, Place, local_view, to_place
+from ablate.signals import sigterm_as_sigint
+
+if TYPE_CHECKING:
+    from ablate.report.build import Report
+
+DEFAULT_OUT = Path("runs")
+
+
+class Group(click.Group):
+    """Turns every error of ours into one clear message and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except AblateError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(error.exit_code)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) and _is_reader_gone():
+                raise  # click ends quietly, as after `| head`
+            from ablate.storage import cause
+
+            click.echo(cause(error), err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(1)
+
+
+def _is_reader_gone() -> bool:
+    """Say whether nobody reads what this command prints any more."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # errors are told all the same
+    return bool(output.poll(0))
+
+
+class OutFolder(click.Path):
+    """A folder, or s3://BUCKET/PREFIX."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the place that the text names."""
+        if isinstance(value, str) and isinstance(place := to_place(value), ObjectPath):
+            return place
+        return super().convert(value, param, ctx)
+
+
+out_option = click.option(
+    "--out", type=OutFolder(), default=DEFAULT_OUT, show_default=True, metavar="FOLDER|s3://BUCKET/PREFIX",
+    help="Where sweeps, ledger and MLflow store lie.",
+)  # fmt: skip
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
+    help="Where trials train.",
+)  # fmt: skip
+
+
+def file_options(function: Any) -> Any:
+    """Add the argument FILE and the options that change what is in it."""
+    for decorator in (
+        out_option,
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                     help="Replace one entry, for example --set budget.trials_per_cell=8."),
+        click.option("--profile", metavar="NAME", help="Apply one of the file's profiles."),
+        click.argument("file", type=click.Path(path_type=Path)),
+    ):  # fmt: skip
+        function = decorator(function)
+    return function
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(ablate.__version__)
+def main() -> None:
+    """Fair ablations of deep networks.
+
+    Write a question down as a sweep file, run it with `sweep`, read the table with `report`.
+    """
+    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s", stream=sys.stderr)
+
+
+@main.command()
+@file_options
+@click.option("--jobs", type=click.IntRange(min=1),
+              help="Trials at a time; as many as fit on the machine or the cluster if left out.")  # fmt: skip
+@device_option
+@click.option(
+    "--address", default="local", show_default=True, metavar="local|auto|HOST:PORT",
+    help="Start Ray on this machine, or use a Ray cluster that runs.",
+)  # fmt: skip
+@click.option(
+    "--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="MIN",
+    help="Stop after so many minutes as Ctrl-C does; the same command goes on.",
+)  # fmt: skip
+def sweep(
+    file: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    out: Place,
+    jobs: int | None,
+    device: str,
+    address: str,
+    time_limit: float | None,
+) -> None:
+    """Run a sweep file: tune every cell, confirm its winner, print the table.
+
+    Run it again after an interruption: it goes on where it was cut off.
+    """
+    if time_limit is not None and math.isnan(time_limit):
+        raise UsageError("--time-limit must be a number of minutes > 0, but got nan")
+    deadline = math.inf if time_limit is None else time.monotonic() + 60 * time_limit
+    click.get_current_context().with_resource(sigterm_as_sigint())
+    from rich.console import Console
+
+    from ablate.sweep.launch.access import check_address
+    from ablate.sweep.plan import make_plan
+    from ablate.train.device import choose_device
+
+    check_address(address)
+    if address == "local":  # A cluster's head may have no GPU while its nodes have.
+        choose_device(device)
+    plan = make_plan(file, profile, overrides, out)
+    console = Console()
+    for line in plan.lines():
+        click.echo(line)
+
+    from ablate.sweep.runner import run_plan
+
+    sweep_id = plan.spec.sweep_id
+    try:
+        outcome = run_plan(
+            plan,
+            jobs=jobs,
+            device=device,
+            address=address,
+            console=console,
+            write_report=lambda: _write_report(out, sweep_id, local_view(out) / sweep_id / "report"),
+            deadline=deadline,
+        )
+    except (KeyboardInterrupt, SystemExit):  # Before or after the trials; while it starts, Ray exits at SIGTERM.
+        raise SweepStoppedError(
+            f"stopped; what had ended is in the ledger. To go on:\n  {plan.command('sweep')}"
+        ) from None
+    if outcome.num_not_mirrored:
+        click.echo(
+            f"{outcome.num_not_mirrored} trials are in the ledger but not in MLflow yet; the next run adds them.",
+            err=True,
+        )
+    if outcome.num_missing or outcome.num_failed:
+        reached = f"The time limit of {time_limit:g} min was reached. " if outcome.is_out_of_time else ""
+        click.echo(
+            f"{reached}{outcome.num_finished} of {plan.declaration.num_trials} trials have ended, "
+            f"{outcome.num_failed} of them failed. To go on:\n  {plan.command('sweep')}",
+            err=True,
+        )
+        sys.exit(1)
+    where = "" if out == DEFAULT_OUT else f" --out {out}"
+    click.echo(f"Next: python cli.py report{where}   or browse: python cli.py ui{where}")
+
+
+@main.command()
+@file_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--probe/--no-probe", "with_probe", default=True, help="Time a few steps of each distinct net.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Trials at a time; as many as fit if left out.")
+@device_option
+def plan(
+    file: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    out: Place,
+    as_json: bool,
+    with_probe: bool,
+    jobs: int | None,
+    device: str,
+) -> None:
+    """Check a sweep file and say what it asks for and what it will cost; trains nothing."""
+    from ablate.sweep.estimate import estimate, lines
+    from ablate.sweep.plan import default_jobs, make_plan
+
+    made = make_plan(file, profile, overrides, out)
+    cost = estimate(made, jobs=jobs or default_jobs(made), device=device, with_probe=with_probe)
+    if as_json:
+        click.echo(json.dumps({**made.summary(), "estimate": cost}, indent=1))
+        return
+    for line in [*made.lines(), *lines(cost, made), "tuned in each cell:", *made.cell_lines()]:
+        click.echo(line)
+
+
+@main.command()
+@click.argument("sweep", required=False)
+@out_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(sweep: str | None, out: Place, as_json: bool) -> None:
+    """Say what is waiting, running, complete, pruned, diverged and failed."""
+    from ablate.declaration import SweepFolder, collect
+    from ablate.ledger import Ledger
+    from ablate.report.summary import status, status_lines
+    from ablate.storage import is_locked
+
+    folder = SweepFolder(out, find_sweep(sweep, out))
+    declaration = folder.read_declaration()
+    cells = collect(declaration, folder.read_proposals(), Ledger(out))
+    content = status(declaration, cells, is_running=is_locked(folder.path / "lock"))
+    if as_json:
+        click.echo(json.dumps(content, indent=1))
+        return
+    for line in status_lines(content):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
+@out_option
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Default: reports/<sweep>.")
+@click.option("--rows", metavar="AXIS", help="Another row axis than the sweep file's.")
+@click.option("--columns", metavar="AXIS", help="Another column axis than the sweep file's.")
+@click.option("--metric", metavar="NAME", help="Another metric than the sweep file's.")
+@click.option("--mlflow-url", metavar="URL", help="Where the page's links to MLflow lead, if not to this machine.")
+@click.option("--check", is_flag=True, help="Exit with 1 unless all claims of the sweep are supported.")
+def report(
+    sweeps: tuple[str, ...], out: Place, to: Path | None, rows: str | None, columns: str | None, metric: str | None,
+    mlflow_url: str | None, check: bool,
+) -> None:  # fmt: skip
+    """Write the tables, the figures and report.html of a sweep, and print its table.
+
+    Several sweeps with the same axes share one table. Nothing runs again.
+    """
+    from ablate.report.build import build_report
+
+    found = [find_sweep(sweep, out) for sweep in sweeps or (None,)]
+    made = build_report(
+        out, found, to or Path("reports") / "+".join(dict.fromkeys(found)),
+        rows=rows, columns=columns, metric=metric, mlflow_url=mlflow_url,
+    )  # fmt: skip
+    _print_report(made)
+    if not check:
+        return
+    if not made.claims:
+        raise UsageError("there is nothing to check: the sweep file has no 'claims'")
+    for result in made.claims:
+        click.echo(f"{result.word}: {result.claim.text} ({result.marks}; {result.reason})")
+    if any(result.word != "supported" for result in made.claims):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("sweep", required=False)
+@out_option
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on loopback.")
+def ui(sweep: str | None, out: Place, port: int) -> None:
+    """Open the MLflow UI at a sweep's experiment, on loopback; Ctrl-C ends it."""
+    from ablate.tracking.ui import open_ui
+
+    open_ui(out, find_sweep(sweep, out), port, click.echo)
+
+
+@main.command()
+@file_options
+@click.option("--cell", "cell_name", required=True, metavar="LEVELS", help='For example "depth=20, arm=plain".')
+@click.option("--with", "tuned", multiple=True, metavar="PARAMETER=VALUE", help="A tuned parameter's value.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The trial's seed.")
+@device_option
+def train(
+    file: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    out: Place,
+    cell_name: str,
+    tuned: tuple[str, ...],
+    seed: int,
+    device: str,
+) -> None:
+    """Train one trial of a cell in this process, without Ray; nothing is recorded."""
+    from ablate.sweep.single import train_one
+
+    record = train_one(file, profile, overrides, out, cell_name, tuned, seed, device, click.echo)
+    if record.state == "failed":
+        raise AblateError(record.message.rstrip())
+    finite = {name: value if math.isfinite(value) else None for name, value in record.metrics.items()}
+    click.echo(json.dumps({"state": record.state, **finite}))
+
+
+@main.command()
+@click.argument("trial")
+@out_option
+@click.option("--import", "imports", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="A Python file whose rows the trial uses.")  # fmt: skip
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.05, show_default=True,
+              help="Difference in accuracy that counts as agreement on other hardware or libraries.")  # fmt: skip
+@click.option("--weights", type=click.Path(path_type=Path, file_okay=False),
+              help="Write the weights of a confirm trial to this folder.")  # fmt: skip
+@device_option
+def reproduce(
+    trial: str, out: Place, imports: tuple[Path, ...], tolerance: float, weights: Path | None, device: str
+) -> None:
+    """Run a recorded trial again and say whether the numbers agree.
+
+    TRIAL is its key or the beginning of it. With the same torch and class of device the numbers must be equal bit for
+    bit. Nothing is recorded.
+    """
+    from ablate.sweep.reproduce import reproduce as run_again
+
+    found = run_again(out, trial, imports, device, tolerance, weights, click.echo)
+    for line in found.lines():
+        click.echo(line)
+    if not found.agrees:
+        sys.exit(1)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep files, for editors."""
+    from ablate.sweep.schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=1))
+
+
+def find_sweep(sweep: str | None, out: Place) -> str:
+    """Return a sweep's id: as given, the name in a sweep file, or the most recent one.
+
+    Raises:
+        UsageError: There is no sweep yet, or the file is wrong.
+    """
+    from ablate.declaration import sweeps
+
+    if sweep is None:
+        known = sweeps(out)
+        if not known:
+            raise UsageError(f"no sweep in {out} yet. Run: python cli.py sweep FILE --out {out}")
+        return known[-1]
+    if sweep.endswith((".yaml", ".yml")):
+        from ablate.sweep.spec import load_spec
+
+        return load_spec(Path(sweep)).sweep_id
+    return sweep
+
+
+def _write_report(out: Place, sweep_id: str, to: Path) -> Path | None:
+    """Write a report and print its table; return its folder, or None where there is none."""
+    from ablate.report.build import NothingToReportError, build_report
+
+    try:
+        made = build_report(out, sweep_id, to)
+    except NothingToReportError:
+        return None
+    except UsageError as error:
+        click.echo(f"no report: {error}", err=True)
+        return None
+    _print_report(made)
+    return made.folder
+
+
+def _print_report(made: Report) -> None:
+    for notice in made.notices:
+        if notice not in made.table:
+            click.echo(f"note: {notice}")
+    click.echo(made.table)
+    click.echo(f"Report: {made.folder / 'report.html'}")

@@ -1,0 +1,79 @@
+"""CIFAR-10 and CIFAR-100 from torchvision's files or from Parquet files: 32×32 RGB, 50,000 and 10,000 images.
+
+Source: Krizhevsky 2009, Learning multiple layers of features from tiny images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.datasets
+
+from ablate.data.dataset import RawImages, Split
+from ablate.data.folders import DataFolders
+from ablate.data.parquet import find_parquet, read_parquet
+from ablate.errors import DataError
+
+SIZE = 32
+
+
+def load_cifar10(folders: DataFolders) -> RawImages:
+    """Return the official training and test images of ten classes: (num, 3, 32, 32).
+
+    Looked for in $ABLATE_DATA/cifar10 and $ABLATE_DATA, then in the cache, to which they are downloaded if need be:
+    torchvision's folder cifar-10-batches-py, or Parquet files with the columns `img` (or `image`) and `label`.
+
+    Raises:
+        DataError: The files are nowhere and the download failed, or a file is damaged.
+    """
+    return _load(folders, torchvision.datasets.CIFAR10, "cifar10", "CIFAR-10", "label")
+
+
+def load_cifar100(folders: DataFolders) -> RawImages:
+    """Return the official training and test images of a hundred classes: (num, 3, 32, 32).
+
+    As `load_cifar10`, in $ABLATE_DATA/cifar100: the folder cifar-100-python, or Parquet files with `fine_label`.
+
+    Raises:
+        DataError: The files are nowhere and the download failed, or a file is damaged.
+    """
+    return _load(folders, torchvision.datasets.CIFAR100, "cifar100", "CIFAR-100", "fine_label")
+
+
+def _load(folders: DataFolders, source: Any, dataset: str, title: str, label_column: str) -> RawImages:
+    for folder in folders.candidates(dataset):
+        if (folder / source.base_folder).is_dir():
+            return _read_torchvision(folder, source, title)
+        # A shared folder is not searched to any depth: the files of another data set may lie below it. plain_text is
+        # the folder's name at Hugging Face.
+        patterns = ("**/*.parquet",) if folder.name == dataset else ("*.parquet", "plain_text/*.parquet")
+        found = find_parquet([(folder, pattern) for pattern in patterns])
+        if found:
+            train, test = (read_parquet(paths, label_column=label_column, size=SIZE) for paths in found)
+            return RawImages(train, test)
+    folders.download(
+        lambda: source(folders.cache, download=True),
+        dataset=dataset,
+        title=title,
+        files=f"{source.base_folder}, or the Parquet files train-*.parquet and test-*.parquet,",
+    )
+    return _read_torchvision(folders.cache, source, title)
+
+
+def _read_torchvision(root: Path, source: Any, title: str) -> RawImages:
+    """Read torchvision's pickled batches; torchvision checks their MD5 sums before it unpickles them."""
+    train, test = (_read_part(root, source, title, train=train) for train in (True, False))
+    return RawImages(train, test)
+
+
+def _read_part(root: Path, source: Any, title: str, *, train: bool) -> Split:
+    try:
+        content = source(root, train=train)
+    except RuntimeError:
+        raise DataError(
+            f"{root / source.base_folder} is not a whole copy of {title}: a file is missing or has a wrong MD5 sum"
+        ) from None
+    images = torch.from_numpy(content.data).permute(0, 3, 1, 2).contiguous()
+    return Split(images, torch.tensor(content.targets, dtype=torch.int64))

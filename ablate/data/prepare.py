@@ -1,0 +1,216 @@
+"""From raw files to the one prepared file that every worker reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ablate.config import TrialConfig
+from ablate.data.dataset import Dataset, Images, RawImages, Split
+from ablate.data.folders import DataFolders
+from ablate.data.image_folder import DEFAULT_SIZE, MEAN, STD, ImageFiles
+from ablate.data.splits import split_images
+from ablate.data.tensors import read_tensors
+from ablate.errors import DataError
+from ablate.storage import write_atomically
+
+FORMAT = 1
+"""Version of the prepared file and of how it is made; raise it when either changes."""
+
+STD_FLOOR = 1 / 255
+"""Smallest standard deviation, one grey level: a constant channel must not be divided by zero."""
+
+_PARTS = ("train", "val", "test")
+_CHUNK = 4096  # images; bounds the memory of the float copy that downscaling makes
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Where the prepared file of a data set lies and what is in it. `image_shape` is (channels, height, width)."""
+
+    path: Path
+    digest: str
+    dataset: str
+    num_train: int
+    num_val: int
+    num_test: int
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+
+def prepare(config: TrialConfig, cache: Path) -> PreparedData:
+    """Return the prepared data of a configuration; make the file if it is not there.
+
+    Of the configuration, dataset, image_size, num_train and num_val matter. The file is
+    cache/<dataset>-<hash of these>.pt; the cache also takes downloads. A damaged file is made again.
+
+    Raises:
+        DataError: The raw data is not found or damaged, or the configuration asks for more than there is.
+    """
+    path = cache / f"{config.dataset}-{_parameters_hash(config)}.pt"
+    if path.exists():
+        try:
+            data = load(path)
+            if _digest(data.train, data.val, data.test) != data.digest:
+                raise DataError("its digest is wrong")
+            return _describe(path, data)
+        except DataError as error:
+            _logger.warning("making %s again: %s", path, error)
+    data = _make(config, DataFolders.from_environment(cache))
+    _save(path, data)
+    return _describe(path, data)
+
+
+def load(path: Path) -> Dataset:
+    """Return the data set of a prepared file, on the CPU.
+
+    Raises:
+        DataError: The file is missing or damaged, or another version of the project wrote it.
+    """
+    try:
+        with path.open("rb") as file:
+            content: dict[str, Any] = read_tensors(file, torch.device("cpu"))
+        if content["format"] != FORMAT:
+            raise DataError(f"{path} has format {content['format']}, but this version reads format {FORMAT}")
+        train, val, test = (_read_part(content, part) for part in _PARTS)
+        fields = {name: content[name] for name in ("name", "num_classes", "mean", "std", "digest")}
+        return Dataset(train=train, val=val, test=test, **fields)
+    except DataError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"cannot read the prepared data {path}: {type(error).__name__}: {reason}") from error
+
+
+def _read_part(content: dict[str, Any], part: str) -> Images:
+    if f"{part}_paths" not in content:
+        return Split(content[f"{part}_images"], content[f"{part}_labels"])
+    root, paths, labels, size = (content[f"{part}_{field}"] for field in ("root", "paths", "labels", "size"))
+    return ImageFiles(root, tuple(paths), labels, size)
+
+
+def _parameters_hash(config: TrialConfig) -> str:
+    content = [FORMAT, config.row("dataset").stamp, config.image_size, config.num_train, config.num_val]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _describe(path: Path, data: Dataset) -> PreparedData:
+    return PreparedData(
+        path=path,
+        digest=data.digest,
+        dataset=data.name,
+        num_train=len(data.train),
+        num_val=len(data.val),
+        num_test=len(data.test),
+        num_classes=data.num_classes,
+        image_shape=data.image_shape,
+    )
+
+
+def _make(config: TrialConfig, folders: DataFolders) -> Dataset:
+    raw: RawImages = config.row("dataset").load()(folders)
+    num_classes = _check(config.dataset, raw)
+    splits = split_images(config.dataset, raw, num_train=config.num_train, num_val=config.num_val)
+    train, val, test = (_resized(split, config) for split in splits)
+    mean, std = _statistics(train.images) if isinstance(train, Split) else (torch.tensor(MEAN), torch.tensor(STD))
+    return Dataset(
+        name=config.dataset, train=train, val=val, test=test, num_classes=num_classes,
+        mean=mean, std=std, digest=_digest(train, val, test),
+    )  # fmt: skip
+
+
+def _check(dataset: str, raw: RawImages) -> int:
+    """Return the number of classes, the largest training label plus one; refuse what is no labelled image set."""
+    for part, split in (("training", raw.train), ("test", raw.test)):
+        if not isinstance(split, Split):
+            continue
+        images, labels = split.images, split.labels
+        found = f"got {images.dtype} {tuple(images.shape)} and {labels.dtype} {tuple(labels.shape)}"
+        if images.dtype != torch.uint8 or images.ndim != 4 or labels.dtype != torch.int64 or labels.ndim != 1:
+            raise DataError(
+                f"the {part} part of the data set '{dataset}' must be uint8 images (num, channels, height, width) "
+                f"and int64 labels (num,), but {found}"
+            )
+        if len(images) != len(labels) or len(images) == 0:
+            raise DataError(f"the {part} part of the data set '{dataset}' needs one label an image, but {found}")
+        if split.image_shape != raw.train.image_shape:
+            raise DataError(f"training and test images of the data set '{dataset}' must have the same shape: {found}")
+    num_classes = int(raw.train.labels.max()) + 1
+    for split in (raw.train, raw.test):
+        if split is not None and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < num_classes:
+            raise DataError(
+                f"labels of the data set '{dataset}' must lie between 0 and {num_classes - 1}, the largest training "
+                f"label, but they reach from {int(split.labels.min())} to {int(split.labels.max())}"
+            )
+    return num_classes
+
+
+def _resized(split: Images, config: TrialConfig) -> Images:
+    """Return the images at image_size; files are cropped to it when they are decoded."""
+    if isinstance(split, ImageFiles):
+        return dataclasses.replace(split, size=config.image_size or DEFAULT_SIZE)
+    return Split(_downscale(split.images, config), split.labels) if isinstance(split, Split) else split
+
+
+def _downscale(images: torch.Tensor, config: TrialConfig) -> torch.Tensor:
+    """Return the images averaged down to image_size, rounded to uint8; each output pixel is the mean of its area."""
+    size, (height, width) = config.image_size, images.shape[2:]
+    if size is None or size == height == width:
+        return images
+    if size > min(height, width):
+        raise DataError(
+            f"image_size must be at most {min(height, width)}, the size of the images of the data set "
+            f"'{config.dataset}', because images are only averaged down; but got {size}"
+        ).about("image_size")
+    chunks = [F.interpolate(chunk.float(), size=(size, size), mode="area") for chunk in torch.split(images, _CHUNK)]
+    return torch.cat([chunk.round().to(torch.uint8) for chunk in chunks])
+
+
+def _statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each channel of images/255, both (channels,), float32.
+
+    They are computed from exact counts of the grey levels, so they do not depend on the number of threads.
+    """
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
+    shares = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
+    mean = shares @ levels
+    variance = (shares * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1)
+    return mean.float(), variance.sqrt().clamp(min=STD_FLOOR).float()
+
+
+def _digest(*splits: Images) -> str:
+    """Return 16 hex digits of the SHA-256 over what identifies each split."""
+    digest = hashlib.sha256()
+    for split in splits:
+        for content in split.identity():
+            digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def _save(path: Path, data: Dataset) -> None:
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "name": data.name,
+        "num_classes": data.num_classes,
+        "mean": data.mean,
+        "std": data.std,
+        "digest": data.digest,
+    }
+    for part in _PARTS:
+        split: Images = getattr(data, part)
+        content.update({f"{part}_{name}": value for name, value in split.fields().items()})
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())

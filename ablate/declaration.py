@@ -1,0 +1,387 @@
+"""What a sweep asks for, and which trials it has proposed: the part of a sweep that the report reads.
+
+A sweep's folder under the output folder:
+
+    <sweep>/declaration.json    the present declaration: cells, budget, data, report options
+    <sweep>/resolved.yaml       the sweep file after profile and --set
+    <sweep>/proposals.jsonl     one line for every trial, written before the trial is launched
+    <sweep>/mlflow_runs.json    ids of the experiment and of the cells' runs in MLflow, for the report's links
+
+Beside the ledger's folders, ledger/latest_sweep names the sweep that was declared last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ablate.checked import STRICT, Count, Key, from_json, from_plain
+from ablate.errors import DamagedError, UsageError, choices_text
+from ablate.ledger import Ledger, TrialRecord
+from ablate.places import Place
+from ablate.storage import append_line, read_lines, write_atomically
+
+SCHEMA_VERSION = 2
+"""1: without `space` of a cell, `runner_up`, `audit`, `design` and `components`."""
+SWEEP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,99})?")
+"""Name or name@profile: it becomes a folder."""
+DATA_NUMBERS = ("num_train", "num_val", "num_test", "num_classes")
+EXTRA_PHASES = ("runner_up", "audit")
+"""Trials beside the table: the runner-up's confirm trials, and stopped trials that are run to their end."""
+LATEST = "ledger/latest_sweep"
+MLFLOW_RUNS = "mlflow_runs.json"
+"""File in a sweep's folder with the ids of its experiment and its cells' runs, written by the mirror."""
+
+
+def public_file(path: str) -> str:
+    """Return a sweep file's name as a report may show it: of its folders only `search_spaces` may stay."""
+    folders, _, name = path.replace("\\", "/").rpartition("/")
+    return f"search_spaces/{name}" if folders.rpartition("/")[2] == "search_spaces" else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredCell:
+    """One entry of the table.
+
+    `key` identifies what is searched in the cell and how: proposals of another key do not count. `levels` maps
+    each axis to the label of its level, `tuned` names the parameters that are searched, `settings` are the
+    parameters that are not. `space` has the definitions of each tuned parameter: name, kind, low, high, log, step,
+    choices, when.
+    """
+
+    key: Key
+    levels: dict[str, str]
+    settings: dict[str, Any]
+    tuned: list[str]
+    space: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    __pydantic_config__ = STRICT
+
+    @property
+    def name(self) -> str:
+        """For example "depth=20, arm=plain"."""
+        return ", ".join(f"{axis}={level}" for axis, level in self.levels.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredClaim:
+    """A claim as it was frozen: `better` beats `worse` by at least `margin` (a fraction) in the row of `levels`.
+
+    `better` and `worse` are levels of the column axis `axis`, `levels` has a level of every other axis. `hash` is over
+    the text, the `design` (hash of both cells' keys, tune trials and metric) and `num_seeds`. `is_exploratory`:
+    trials had been proposed when it was written, or its design changed after that. `looks` are the numbers of
+    confirm seeds declared so far, the frozen one first; `is_withdrawn`: the present file has it no longer.
+    """
+
+    text: str
+    axis: str
+    better: str
+    worse: str
+    margin: float
+    levels: dict[str, str]
+    design: str
+    hash: str
+    num_seeds: int
+    is_exploratory: bool = False
+    is_withdrawn: bool = False
+    looks: list[int] = field(default_factory=list)
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """The present declaration of a sweep.
+
+    `axes` maps each axis to the labels of its levels in the file's order. `data` has dataset, digest,
+    num_train, num_val, num_test, num_classes and image_shape [C, H, W]. `report` has rows, columns, metric,
+    baseline. `file` is the sweep file's name
+    as `public_file` gives it. `history` holds the hash of every declaration so far, the present one last.
+    `runner_up` says whether the second best configuration is confirmed too, `audit` how many stopped trials of a
+    cell are run to their end: neither counts in `num_trials`. `components` are
+    those that each level of the axis `arm` switches on, empty without a `design`.
+    """
+
+    sweep: str
+    name: str
+    profile: str
+    question: str
+    axes: dict[str, list[str]]
+    cells: list[DeclaredCell]
+    trials_per_cell: Count
+    num_seeds: Count
+    sampler: str
+    pruner: str
+    seed: int
+    report: dict[str, Any]
+    tune: dict[str, Any]
+    data: dict[str, Any]
+    file: str = ""
+    overrides: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
+    runner_up: bool = False
+    audit: int = 0
+    design: str = ""
+    components: dict[str, list[str]] = field(default_factory=dict)
+    claims: list[DeclaredClaim] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
+
+    __pydantic_config__ = STRICT
+
+    def check(self) -> None:
+        """Raise a ValueError where the parts of a declaration do not belong together."""
+        if not SWEEP_ID.fullmatch(self.sweep):
+            raise ValueError(f"no name of a sweep: {self.sweep[:100]!r}")
+        if not self.cells or len({cell.key for cell in self.cells}) < len(self.cells):
+            raise ValueError("it must have cells, each with a key of its own")
+        for cell in self.cells:
+            if cell.levels.keys() != self.axes.keys() or any(v not in self.axes[a] for a, v in cell.levels.items()):
+                raise ValueError(f"the levels of the cell {cell.key} are not those of the axes")
+            if not all(_is_definition(part) for parts in cell.space.values() for part in parts):
+                raise ValueError(f"the space of the cell {cell.key} holds something else than definitions")
+        for claim in self.claims:
+            sides = [{**claim.levels, claim.axis: side} for side in (claim.better, claim.worse)]
+            if any(side not in [cell.levels for cell in self.cells] for side in sides) and not claim.is_withdrawn:
+                raise ValueError("a claim compares cells that there are not")
+        for name in DATA_NUMBERS:
+            number = self.data.get(name)
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"data.{name} must be a number of images or classes")
+        for name in ("rows", "columns", "baseline", "metric"):
+            text = self.report.get(name)
+            if text is not None and (
+                not isinstance(text, str) or (name in ("rows", "columns") and text not in self.axes)
+            ):
+                raise ValueError(f"report.{name} must be the name of an axis, a level or a metric")
+
+    def command(self, name: str, file: str = "", out: str = "") -> str:
+        """Return the command line that runs `name` on this sweep again; without `file` its name alone."""
+        parts = ["python", "cli.py", name, file or self.file]
+        if self.profile:
+            parts += ["--profile", self.profile]
+        for override in self.overrides:
+            parts += ["--set", override]
+        return shlex.join([*parts, "--out", out] if out else parts)
+
+    def seeds_of(self, levels: Mapping[str, str]) -> int:
+        """Return how many confirm seeds the cell of these levels has."""
+        return self.num_seeds
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials the sweep asks for, tune and confirm together."""
+        return len(self.cells) * (self.trials_per_cell + self.num_seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A trial that was decided on.
+
+    `phase` is tune, confirm, runner_up or audit. `number` is the trial's number within its cell while tuning and in
+    an audit, the replicate otherwise. `params` are the sampler's own values, `settings` the flat configuration.
+    """
+
+    cell: Key
+    phase: str
+    number: Count
+    key: Key
+    seed: int
+    settings: dict[str, Any]
+    params: dict[str, Any] = field(default_factory=dict)
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class CellTrials:
+    """The trials of one cell that the present declaration asks for; a record is None while unfinished.
+
+    `extra` are those beside the table: they never make an entry.
+    """
+
+    cell: DeclaredCell
+    tune: list[tuple[Proposal, TrialRecord | None]]
+    confirm: list[tuple[Proposal, TrialRecord | None]]
+    extra: list[tuple[Proposal, TrialRecord | None]] = field(default_factory=list)
+
+    def winner(self) -> Proposal | None:
+        """Return the proposal with the best validation accuracy after its last epoch, the earlier on a tie.
+
+        If none is complete it is the diverged one that lasted longest; None if there is none either.
+        """
+        complete = [(p, r) for p, r in self.tune if r is not None and r.state == "complete"]
+        if complete:
+            return max(complete, key=lambda pair: (pair[1].metrics["val_accuracy"], -pair[0].number))[0]
+        diverged = [(p, r) for p, r in self.tune if r is not None and r.state == "diverged"]
+        if diverged:
+            # First by epochs: of two that saw as much data, the one of smaller batches did more steps.
+            return max(
+                diverged, key=lambda pair: (pair[1].diverged_epoch or 0, pair[1].diverged_step or 0, -pair[0].number)
+            )[0]
+        return None
+
+    def runner_up(self) -> Proposal | None:
+        """Return the best complete proposal of another configuration than the winner's, None if there is none."""
+        winner = self.winner()
+        complete = [
+            (p, r)
+            for p, r in self.tune
+            if r is not None and r.state == "complete" and winner is not None and p.settings != winner.settings
+        ]
+        return (
+            max(complete, key=lambda pair: (pair[1].metrics["val_accuracy"], -pair[0].number))[0] if complete else None
+        )
+
+    def stopped(self) -> list[Proposal]:
+        """Return the proposals that the pruner stopped."""
+        return [p for p, r in self.tune if r is not None and r.state == "pruned"]
+
+
+class SweepFolder:
+    """Reads and writes the folder of one sweep."""
+
+    def __init__(self, out: Place, sweep: str) -> None:
+        self.out = out
+        self.sweep = sweep
+        self.path = out / sweep
+
+    def write_declaration(self, declaration: Declaration, resolved: str) -> None:
+        """Replace the declaration and the resolved sweep file."""
+        text = json.dumps(dataclasses.asdict(declaration), indent=1)
+        write_atomically(self.path / "resolved.yaml", resolved.encode())
+        write_atomically(self.path / "declaration.json", text.encode())
+        write_atomically(self.out / LATEST, self.sweep.encode())
+
+    def has_declaration(self) -> bool:
+        """Whether the sweep was declared under this output folder."""
+        return (self.path / "declaration.json").exists()
+
+    def read_declaration(self) -> Declaration:
+        """Return the present declaration.
+
+        Raises:
+            DamagedError: It cannot be read.
+            UsageError: There is none, or a newer version wrote it.
+        """
+        file = self.path / "declaration.json"
+        if not SWEEP_ID.fullmatch(self.sweep) or not file.exists():
+            known = sweeps(self.out)
+            raise UsageError(
+                f"no sweep '{self.sweep}' in {self.out}. {choices_text(self.sweep, known)}"
+                if known
+                else f"no sweep in {self.out} yet. Run: python cli.py sweep FILE --out {self.out}"
+            )
+        try:
+            content = file.read_bytes()
+            if json.loads(content)["schema_version"] > SCHEMA_VERSION:
+                raise UsageError(f"cannot read {file}: it was written by a newer version")
+            declaration = from_json(Declaration, content)
+            declaration.check()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedError(f"cannot read {file}: {' '.join(str(error).split())[:500]}") from None
+        return declaration
+
+    def earlier_declaration(self) -> Declaration | None:
+        """Return the declaration that a new one replaces; None where there is none or it is damaged."""
+        try:
+            return self.read_declaration() if self.has_declaration() else None
+        except DamagedError:
+            return None
+
+    def set_aside_damaged(self) -> None:
+        """Move a declaration that cannot be read to the ledger's folder `aside`, with a warning."""
+        try:
+            if self.has_declaration():
+                self.read_declaration()
+        except DamagedError as error:
+            Ledger(self.out).set_aside(self.path / "declaration.json", str(error))
+
+    def append_proposal(self, proposal: Proposal) -> None:
+        """Record a proposal; it is on the disk when this returns."""
+        append_line(self.path / "proposals.jsonl", dataclasses.asdict(proposal))
+
+    def read_proposals(self) -> list[Proposal]:
+        """Return all proposals, in order; lines that a crash cut off are left out."""
+        proposals = []
+        for line in read_lines(self.path / "proposals.jsonl"):
+            try:
+                proposals.append(from_plain(Proposal, line))
+            except ValueError:
+                continue
+        return proposals
+
+
+def _is_definition(part: dict[str, Any]) -> bool:
+    """Whether it is what a cell's `space` holds for each definition."""
+    if not isinstance(part.get("name"), str) or not isinstance(part.get("when"), dict):
+        return False
+    if part.get("kind") == "categorical":
+        return isinstance(part.get("choices"), list)
+    low, high = part.get("low"), part.get("high")
+    if not isinstance(low, int | float) or not isinstance(high, int | float) or low >= high:
+        return False
+    return {"log", "step", "kind"} <= part.keys() and not (part["log"] and low <= 0)
+
+
+def sweeps(out: Place) -> list[str]:
+    """Return the ids of all sweeps in an output folder in order of their names, the one declared last at the end."""
+    names = sorted(file.parent.name for file in out.glob("*/declaration.json"))
+    latest = out / LATEST
+    last = latest.read_text() if latest.exists() else ""
+    return sorted(names, key=lambda name: name == last)
+
+
+def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger) -> list[CellTrials]:
+    """Return the trials of every cell that the present declaration asks for, with their records.
+
+    A confirm proposal counts only if it repeats the configuration of the cell's present winner. Of the
+    tune trials only the winner has its curves.
+    """
+    latest = {(p.cell, p.phase, p.number): p for p in proposals}
+    found = []
+    for cell in declaration.cells:
+        numbers = range(declaration.trials_per_cell)
+        tune = [p for number in numbers if (p := latest.get((cell.key, "tune", number))) is not None]
+        found.append(CellTrials(cell, [(p, None) for p in tune], []))
+    # Curves are most of what a ledger holds, and those of most tune trials are shown nowhere.
+    tuned = ledger.read_all(
+        ((p.key, t.cell.key) for t in found for p, _ in t.tune), declaration.sweep, with_curves=False
+    )
+    for trials in found:
+        trials.tune[:] = [(p, tuned.get((p.key, trials.cell.key))) for p, _ in trials.tune]
+        winner = trials.winner()
+        if winner is not None and len(trials.tune) == declaration.trials_per_cell:
+            for replicate in range(declaration.num_seeds):
+                proposal = latest.get((trials.cell.key, "confirm", replicate))
+                if proposal is not None and proposal.settings == winner.settings:
+                    trials.confirm.append((proposal, None))
+            trials.extra.extend(_extra(declaration, trials, latest, ledger))
+    winners = [(winner.key, t.cell.key) for t in found if (winner := t.winner()) is not None]
+    confirmed = ledger.read_all(
+        [*winners, *((p.key, t.cell.key) for t in found for p, _ in t.confirm)], declaration.sweep
+    )
+    for trials in found:
+        trials.tune[:] = [(p, confirmed.get((p.key, trials.cell.key), record)) for p, record in trials.tune]
+        trials.confirm[:] = [(p, confirmed.get((p.key, trials.cell.key))) for p, _ in trials.confirm]
+    return found
+
+
+def _extra(
+    declaration: Declaration, trials: CellTrials, latest: Mapping[tuple[str, str, int], Proposal], ledger: Ledger
+) -> list[tuple[Proposal, TrialRecord | None]]:
+    cell = trials.cell.key
+    second = trials.runner_up()
+    asked = {("audit", p.number): p.settings for p in trials.stopped()} if declaration.audit else {}
+    if declaration.runner_up and second is not None:
+        asked |= {("runner_up", replicate): second.settings for replicate in range(declaration.num_seeds)}
+    proposals = [latest.get((cell, phase, number)) for phase, number in asked]
+    return [
+        (p, ledger.read(p.key, ""))
+        for p in proposals
+        if p is not None and p.settings == asked[p.phase, p.number]
+    ]  # fmt: skip

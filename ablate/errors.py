@@ -1,0 +1,101 @@
+"""Every error that a user can cause, as one tree. All of them survive pickling, because Ray ships them."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class AblateError(Exception):
+    """Base of all errors of this project; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        """The message without control characters, which a damaged file may have brought into it."""
+        return "".join(
+            character if character.isprintable() or character == "\n" else " " for character in super().__str__()
+        )
+
+
+class UsageError(AblateError):
+    """Something that the user asked for cannot be done as asked."""
+
+    exit_code = 2
+
+
+class DamagedError(UsageError):
+    """A file of ours cannot be read, although this version should."""
+
+
+class DataError(UsageError):
+    """A data set is missing or is not what it should be; `parameter` names the one that asks too much of it, if any."""
+
+    parameter = ""
+
+    def about(self, parameter: str) -> DataError:
+        """Return this error with its parameter."""
+        self.parameter = parameter
+        return self
+
+
+class SweepStoppedError(AblateError):
+    """A sweep ended early or with failed trials; running it again goes on."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a sweep file: where it is and which rule it breaks.
+
+    `file` is the path as the user wrote it, or `--set KEY=VALUE`; lines and columns count from 1.
+    """
+
+    message: str
+    file: str = ""
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line, self.column) if part not in (None, ""))
+        return f"{place}: {self.message}" if place else self.message
+
+
+class SpecError(UsageError):
+    """A sweep file with one or more mistakes, one line each."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+def choices_text(value: object, choices: Iterable[str]) -> str:
+    """Return "Did you mean 'x'? Available: …" for a value that is none of the choices."""
+    names = sorted(choices)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Available: {', '.join(names) or 'none'}"
+
+
+class _Short(reprlib.Repr):
+    """Writes what has another name in YAML than in Python as it is written in a sweep file."""
+
+    def repr_NoneType(self, value: None, level: int) -> str:  # noqa: N802 - reprlib looks for this name
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return "true" if value else "false"
+
+
+_short = _Short()
+_short.maxstring = _short.maxother = 80
+_short.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """Return a value of a sweep file as text for a message, shortened where it is long."""
+    return _short.repr(value)

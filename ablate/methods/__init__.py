@@ -1,0 +1,1 @@
+"""The science: initialisation, regularizers, backward error modulation. Every file cites its source."""

@@ -1,0 +1,1 @@
+"""Nets, each a file of its own."""

@@ -1,0 +1,125 @@
+"""What stands beside the table: effects of components, runner-ups, the audit of the pruner, where trials are from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from ablate.declaration import CellTrials, Declaration
+from ablate.ledger import TrialRecord
+from ablate.provenance import commit_text
+from ablate.report.effects import effects
+from ablate.report.entries import Entry, finished
+from ablate.report.entries import entry as measured
+from ablate.report.text import entry_text, listed, percent, signed
+
+COVERS = "They cover neither the choice of the test sample nor the luck of tuning."
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of the appendix: the header first; `note` says how to read it."""
+
+    name: str
+    title: str
+    rows: list[list[str]]
+    note: str
+
+
+def sections(declaration: Declaration, entries: list[Entry]) -> list[Section]:
+    """Return the tables that this sweep has."""
+    cells = [entry.trials for entry in entries]
+    found = [_effects(declaration, entries), _runner_ups(declaration, entries), _audit(cells)]
+    return [section for section in found if section is not None]
+
+
+def origin_lines(cells: list[CellTrials]) -> list[str]:
+    """Return one line for each of commit, torch and device of which the trials have several, with counts."""
+    lines = []
+    for name, title in (("git_sha", "commits"), ("torch", "versions of torch"), ("device", "classes of device")):
+        counts = Counter(
+            commit_text(record.provenance) if name == "git_sha" else record.provenance.get(name, "unknown")
+            for record in finished(cells)
+        )
+        if len(counts) > 1:
+            text = listed([f"{count} from {value}" for value, count in counts.most_common()])
+            lines.append(f"The trials are from {len(counts)} {title}: {text}.")
+    return lines
+
+
+def regret_text(cells: list[CellTrials]) -> str:
+    """Return in one sentence what the audit found, empty where none was run."""
+    audited = [(trials, record) for trials in cells for record in _audited(trials)]
+    if not audited:
+        return ""
+    better = [record for trials, record in audited if _value(record) > _best(trials)]
+    rest = ""
+    if better:
+        worst = max(_value(record) - _best(trials) for trials, record in audited)
+        rest = f", by at most {100 * worst:.1f} points of validation accuracy"
+    return (
+        f"Audit of the pruner: of {len(audited)} stopped trials that were run to their end after tuning, "
+        f"{len(better)} would have beaten the winner of their cell{rest}. The rank regret of a cell is how many did: "
+        "so many places lower its winner would stand."
+    )
+
+
+def _effects(declaration: Declaration, entries: list[Entry]) -> Section | None:
+    found = effects(declaration, entries)
+    if not found:
+        return None
+    axes = list(found[0].others)
+    rows = [[*axes, "component", "effect (points)", "95% interval", "contrasts", "n"]]
+    for effect in found:
+        low, high = effect.low, effect.high
+        interval = "–" if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
+        rows.append([*effect.others.values(), effect.name, signed(effect.mean), interval,
+                     str(effect.num_contrasts), str(effect.n)])  # fmt: skip
+    return Section(
+        "effects",
+        "Main effects and interactions of the components",
+        rows,
+        "An effect is the mean difference in accuracy with and without the component, over the settings of the others "
+        "that were run (contrasts); an interaction (×) is how much one component's effect changes when the other is "
+        f"switched on. t intervals over shared seeds, each read on its own. {COVERS}",
+    )
+
+
+def _runner_ups(declaration: Declaration, entries: list[Entry]) -> Section | None:
+    rows = [[", ".join(declaration.axes), "winner", "runner-up"]]
+    for entry in entries:
+        confirmed = [(p, r) for p, r in entry.trials.extra if p.phase == "runner_up"]
+        second = measured(declaration, CellTrials(entry.trials.cell, entry.trials.tune, confirmed))
+        if second.estimate.n and entry.estimate.n:
+            rows.append([", ".join(entry.levels.values()), entry_text(entry), entry_text(second)])
+    if len(rows) == 1:
+        return None
+    note = "The second best configuration on validation data, confirmed on the same seeds. It never makes the entry."
+    note = f"{note} {COVERS}"
+    return Section("runner-up", "The runner-up of each cell", rows, note)
+
+
+def _audit(cells: list[CellTrials]) -> Section | None:
+    rows = [["cell", "stopped", "run to the end", "rank regret", "winner", "best of them"]]
+    for trials in cells:
+        records = _audited(trials)
+        if records:
+            best = max(map(_value, records))
+            better = sum(_value(record) > _best(trials) for record in records)
+            rows.append([", ".join(trials.cell.levels.values()), str(len(trials.stopped())), str(len(records)),
+                         str(better), percent(_best(trials)), percent(best)])  # fmt: skip
+    return Section("audit", "Audit of the pruner", rows, regret_text(cells)) if len(rows) > 1 else None
+
+
+def _audited(trials: CellTrials) -> list[TrialRecord]:
+    return [r for p, r in trials.extra if p.phase == "audit" and r is not None and trials.winner() is not None]
+
+
+def _value(record: TrialRecord) -> float:
+    """Validation accuracy after the last epoch; a diverged trial has none and ranks last."""
+    return record.metrics.get("val_accuracy", 0.0) if record.state == "complete" else 0.0
+
+
+def _best(trials: CellTrials) -> float:
+    winner = trials.winner()
+    return next((_value(record) for proposal, record in trials.tune if record and proposal is winner), 0.0)

@@ -1,0 +1,200 @@
+"""Reads a finished or half-finished sweep and writes its report."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ablate.declaration import CellTrials, Declaration, SweepFolder, collect
+from ablate.errors import UsageError
+from ablate.ledger import Ledger
+from ablate.places import Place
+from ablate.report import curves, drawing, figures, importance, latex, sufficiency, tables, tidy, tuning
+from ablate.report.claims import ClaimResult, claim_results, claims_text
+from ablate.report.combine import combine, laid_out_as
+from ablate.report.entries import check_metric, entries, finished, label
+from ablate.report.grid import Grid, grid
+from ablate.report.heatmaps import heat_maps
+from ablate.report.links import Links, link_server, read_links
+from ablate.report.notices import chance_notices, command, notices
+from ablate.report.page import Picture, page
+from ablate.report.verdicts import judged
+from ablate.storage import write_atomically
+
+MAX_PAGE_BYTES = 10_000_000
+NO_LINKS = (
+    "the entries of the page have no links: MLFLOW_TRACKING_URI names another machine, which the page tells only if "
+    "it is asked to: python cli.py report --mlflow-url URL"
+)
+
+
+class NothingToReportError(UsageError):
+    """No confirm trial has ended yet."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written: `table` is table.md for printing, `files` are in the order of writing."""
+
+    folder: Path
+    table: str
+    notices: list[str]
+    files: list[Path]
+    claims: list[ClaimResult]
+
+
+def build_report(
+    out: Place,
+    sweep: str | Sequence[str],
+    to: Path,
+    *,
+    rows: str | None = None,
+    columns: str | None = None,
+    metric: str | None = None,
+    mlflow_url: str | None = None,
+) -> Report:
+    """Write the report of one sweep or several into a folder; the same trials give the same bytes.
+
+    Args:
+        out: The output folder with the ledger and the sweeps.
+        sweep: The sweep's id, or several that share a table.
+        to: Where report.html, table.*, results.parquet and figures/ go.
+        rows: Another row axis than the sweep file's; so with `columns` and `metric`.
+        mlflow_url: The server that the page's links lead to; see `link_server` for what holds without.
+
+    Raises:
+        UsageError: There is no such sweep or axis, no confirm trial is finished, none recorded the metric, the
+            server's address cannot be shown, or the folder cannot be written.
+    """
+    ledger = Ledger(out)
+    server = link_server(mlflow_url)
+    found = []
+    links: Links = {}
+    sweep_ids = list(dict.fromkeys([sweep] if isinstance(sweep, str) else sweep))
+    for sweep_id in sweep_ids:
+        folder = SweepFolder(out, sweep_id)
+        declaration = folder.read_declaration()
+        cells = collect(declaration, folder.read_proposals(), ledger)
+        _check_confirmed(declaration, cells)
+        found.append((declaration, cells))
+        many = len(sweep_ids) > 1
+        if server:
+            links |= {((sweep_id, *levels) if many else levels): address
+                      for levels, address in read_links(out, declaration, server).items()}  # fmt: skip
+    declared, cells = combine(found)
+    # A claim is about what was declared, whatever is laid out.
+    claims = claim_results(declared, entries(declared, cells)) if declared.claims else []
+    declaration = laid_out_as(declared, rows, columns, metric)
+    check_metric(declaration, cells)
+    laid_out = judged(grid(declaration, sufficiency.marked(declaration, entries(declaration, cells))))
+    # Else Python's collector goes through all records again and again while the figures are drawn.
+    gc.freeze()
+    try:
+        layout = {"rows": rows, "columns": columns, "metric": metric}
+        write = functools.partial(page, declaration, laid_out, cells, claims=claims, links=links, layout=layout)
+        contents = _contents(declaration, laid_out, cells, claims, heat_maps(cells, ledger), write)
+    finally:
+        gc.unfreeze()
+    try:
+        for name, content in contents.items():
+            write_atomically(to / name, content)
+    except OSError as error:
+        raise UsageError(f"cannot write the report to {to}: {error.strerror}") from None
+    return Report(
+        folder=to,
+        table=contents["table.md"].decode(),
+        notices=[*notices(declaration, laid_out, cells), *([] if server else [NO_LINKS])],
+        files=[to / name for name in contents],
+        claims=claims,
+    )
+
+
+def _contents(
+    declaration: Declaration,
+    laid_out: Grid,
+    cells: list[CellTrials],
+    claims: list[ClaimResult],
+    maps: dict[str, tuple[str, Figure]],
+    write: Callable[..., str],
+) -> dict[str, bytes]:
+    """Return every file of the report by its path within the folder; the page last, as it shows the rest."""
+    warnings = chance_notices(declaration, laid_out)
+    contents = {
+        "table.md": tables.markdown(declaration, laid_out, warnings, claims_text(claims) if claims else None).encode(),
+        "table.tex": latex.latex(declaration, laid_out).encode(),
+        "table.csv": tidy.cells(laid_out).to_csv(index=False, lineterminator="\n").encode(),
+        "results.parquet": tidy.to_parquet(tidy.trials(declaration, cells), declaration),
+    }
+    pictures = []
+    for name, (title, figure) in {**_figures(declaration, laid_out), **maps}.items():
+        for kind, content in drawing.render(figure).items():
+            contents[f"figures/{name}.{kind}"] = content
+        pictures.append(Picture(name, title, contents[f"figures/{name}.svg"]))
+    left_out: list[Picture] = []
+    html = write(pictures=pictures, left_out=left_out).encode()
+    while len(html) > MAX_PAGE_BYTES and pictures:
+        # A page must open on a phone; the figure stays in figures/.
+        left_out.append(max(pictures, key=lambda picture: len(picture.svg)))
+        pictures.remove(left_out[-1])
+        html = write(pictures=pictures, left_out=left_out).encode()
+    return {**contents, "report.html": html}
+
+
+def _figures(declaration: Declaration, laid_out: Grid) -> dict[str, tuple[str, Figure]]:
+    over = laid_out.row_axes[-1] if laid_out.row_axes else "cell"
+    accuracy = "accuracy_by_" + re.sub(r"\W+", "_", over)
+    found = {
+        accuracy: (
+            f"Means with 95% intervals by {over}; small marks are single seeds. Hollow marks are the seeds of a cell "
+            "in which some trained and some collapsed: no mean is drawn for it",
+            figures.accuracy_by_row(declaration, laid_out),
+        ),
+        **{
+            name: (
+                f"{label(curve)} after each epoch, one line a confirm seed; a cross marks divergence",
+                curves.learning_curves(declaration, laid_out, curve),
+            )
+            for name, curve in (("learning_curves", "val_accuracy"), ("train_curves", "train_accuracy"))
+        },
+        "degradation": (
+            "Training error beside test error after the last epoch, means over confirm seeds; small and hollow marks "
+            "are single seeds as above. A net that fails to train is bad at both",
+            figures.degradation(declaration, laid_out),
+        ),
+        "expected_best": (
+            "Expected best validation accuracy against the number of tune trials, as if they had been drawn in random "
+            "order: a curve that still rises asks for more tuning",
+            tuning.expected_best_figure(declaration, laid_out),
+        ),
+        "importance": (
+            "Importance of the tuned parameters for the validation accuracy, in cells with at least 20 complete tune "
+            "trials (PED-ANOVA); – where a parameter is not in every trial",
+            importance.importance_figure(declaration, laid_out),
+        ),
+        "slices": (
+            "Complete tune trials over each tuned parameter, in cells with at least 20 of them",
+            importance.slices_figure(declaration, laid_out),
+        ),
+        "cost": (
+            "Accuracy with its 95% interval against the device-hours of all trials of the cell, tuning included. The "
+            "marks grow from the first row of the table to the last; cells in which some seeds trained and some "
+            "collapsed are left out",
+            figures.cost_by_accuracy(declaration, laid_out),
+        ),
+    }
+    return {name: (title, figure) for name, (title, figure) in found.items() if figure is not None}
+
+
+def _check_confirmed(declaration: Declaration, cells: list[CellTrials]) -> None:
+    if any(record and record.state in ("complete", "diverged") for cell in cells for _, record in cell.confirm):
+        return
+    raise NothingToReportError(
+        f"sweep '{declaration.sweep}' has no finished confirm trial yet: {len(finished(cells))} of "
+        f"{declaration.num_trials} trials are finished. To go on, run: {command(declaration)}"
+    )

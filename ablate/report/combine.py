@@ -1,0 +1,129 @@
+"""Several sweeps as one table, and another layout of a table: nothing runs again for either."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ablate.declaration import CellTrials, Declaration
+from ablate.errors import UsageError, choices_text
+
+AXIS = "sweep"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combined(Declaration):
+    """Several declarations as one, with the sweep as an axis; `parts` are those it was made of."""
+
+    parts: list[Declaration] = field(default_factory=list)
+
+    def command(self, name: str, file: str = "", out: str = "") -> str:
+        """Return the command lines of all parts."""
+        return " && ".join(part.command(name, out=out) for part in self.parts)
+
+    def seeds_of(self, levels: Mapping[str, str]) -> int:
+        """Return how many confirm seeds the sweep of these levels gives a cell."""
+        return next(part.num_seeds for part in self.parts if part.sweep == levels[AXIS])
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials the sweeps ask for together."""
+        return sum(part.num_trials for part in self.parts)
+
+
+def combine(found: list[tuple[Declaration, list[CellTrials]]]) -> tuple[Declaration, list[CellTrials]]:
+    """Return one declaration and its cells; a single sweep stays as it is.
+
+    Raises:
+        UsageError: The sweeps have different axes, metrics or numbers of classes.
+    """
+    if len(found) == 1:
+        return found[0]
+    parts = [declaration for declaration, _ in found]
+    first = parts[0]
+    for other in parts[1:]:
+        _check_alike(first, other)
+    axes = {AXIS: [part.sweep for part in parts]}
+    for part in parts:
+        for axis, levels in part.axes.items():
+            axes[axis] = list(dict.fromkeys([*axes.get(axis, []), *levels]))
+    cells = [
+        dataclasses.replace(
+            trials, cell=dataclasses.replace(trials.cell, levels={AXIS: part.sweep, **trials.cell.levels})
+        )
+        for part, of_part in found
+        for trials in of_part
+    ]
+    claims = [
+        dataclasses.replace(claim, levels={AXIS: part.sweep, **claim.levels}) for part in parts for claim in part.claims
+    ]
+    fields = {each.name: getattr(first, each.name) for each in dataclasses.fields(Declaration)}
+    fields |= {
+        "sweep": "+".join(part.sweep for part in parts),
+        "name": " and ".join(part.sweep for part in parts),
+        "profile": "",
+        "question": " ".join(dict.fromkeys(part.question for part in parts)),
+        "axes": axes,
+        "cells": [trials.cell for trials in cells],
+        "claims": claims,
+        "trials_per_cell": max(part.trials_per_cell for part in parts),
+        "num_seeds": max(part.num_seeds for part in parts),
+        "tune": {name: space for part in reversed(parts) for name, space in part.tune.items()},
+        "history": [digest for part in parts for digest in part.history],
+        "file": "",
+        "overrides": [],
+    }
+    return Combined(parts=parts, **fields), cells
+
+
+def laid_out_as(
+    declaration: Declaration, rows: str | None = None, columns: str | None = None, metric: str | None = None
+) -> Declaration:
+    """Return the declaration with another layout or metric of its table; the baseline stays where it is a column.
+
+    Raises:
+        UsageError: `rows` or `columns` is no axis, or they are the same one.
+    """
+    report = dict(declaration.report)
+    for name, axis in (("rows", rows), ("columns", columns)):
+        if axis is not None and axis not in declaration.axes:
+            raise UsageError(f"--{name} must be an axis, but got '{axis}'. {choices_text(axis, declaration.axes)}")
+    if rows is not None and rows == columns:
+        raise UsageError(f"--rows and --columns must be two axes, but got '{rows}' for both")
+    if rows is not None and rows == report.get("columns") and columns is None:
+        columns = report.get("rows")
+    if columns is not None and columns == report.get("rows") and rows is None:
+        rows = report.get("columns")
+    report |= {name: value for name, value in {"rows": rows, "columns": columns, "metric": metric}.items() if value}
+    if report.get("baseline") not in declaration.axes.get(report.get("columns") or "", []):
+        report["baseline"] = None
+    return dataclasses.replace(declaration, report=report)
+
+
+def unlike(declaration: Declaration) -> list[str]:
+    """Return a sentence for each way in which combined sweeps were not run alike."""
+    if not isinstance(declaration, Combined):
+        return []
+    sentences = []
+    for what, name in (("tune trials a cell", "trials_per_cell"), ("confirm seeds a cell", "num_seeds")):
+        values = [getattr(part, name) for part in declaration.parts]
+        if len(set(values)) > 1:
+            each = ", ".join(f"{part.sweep} {value}" for part, value in zip(declaration.parts, values, strict=True))
+            sentences.append(f"The sweeps differ in {what}: {each}.")
+    if len({part.data.get("digest") for part in declaration.parts}) > 1:
+        sentences.append("The sweeps use different data: compare within one sweep only.")
+    return sentences
+
+
+def _check_alike(first: Declaration, other: Declaration) -> None:
+    for what, one, two in (
+        ("axes", sorted(first.axes), sorted(other.axes)),
+        ("metrics", first.report.get("metric"), other.report.get("metric")),
+        ("numbers of classes", first.data["num_classes"], other.data["num_classes"]),
+    ):
+        if one != two:
+            raise UsageError(
+                f"the sweeps '{first.sweep}' and '{other.sweep}' have different {what} and cannot share a table: "
+                f"{one} and {two}"
+            )

@@ -1,0 +1,192 @@
+"""Figures of the diagnostics: heat maps, one a measure with one panel a cell, layers over epochs; curves over depth.
+
+They exist where `diagnostics: epoch` was asked for. A panel shows the cell's first confirm seed that has a table of
+layers; tables of all trials are in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ablate.declaration import CellTrials
+from ablate.ledger import Ledger, TrialRecord
+from ablate.report.drawing import STYLE, draw_legend, style
+
+MAX_PANELS = 12
+ACROSS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """How a measure is drawn. `is_log`: logarithmic colours, where zero is blank. `by_top`: divided by the value of
+    the topmost layer that has one. `is_signed`: colours are symmetric about 0, logarithmic ones about 1."""
+
+    measure: str
+    title: str
+    is_log: bool = False
+    by_top: bool = False
+    is_signed: bool = False
+
+
+HEAT_MAPS = (
+    HeatMap(measure="error_mean_square", by_top=True, is_log=True,
+            title="Mean square of the backpropagated error over that of the topmost convolution, without modulation"),
+    HeatMap(measure="gradient_ratio", is_log=True, title="Norm of the loss's gradient over the norm of the weight"),
+    HeatMap(measure="defect", is_log=True, title="Orthogonality defect minus its floor"),
+    HeatMap(measure="diagonal_defect", is_log=True, title="Orthogonality defect, diagonal: norms"),
+    HeatMap(measure="off_diagonal_defect", is_log=True, title="Orthogonality defect, off-diagonal: angles"),
+    HeatMap(measure="cosine", is_signed=True, title="Mean cosine between two filters"),
+    HeatMap(measure="absolute_cosine", title="Mean absolute cosine between two filters"),
+    HeatMap(measure="singular_min", title="Smallest singular value of the flattened kernel"),
+    HeatMap(measure="singular_max", title="Largest singular value of the flattened kernel"),
+    HeatMap(measure="dead_share", title="Share of channels that are positive for no image of the batch"),
+    HeatMap(measure="activation_cosine", title="Mean cosine between two images' activations; 1 is collapse"),
+    HeatMap(measure="norm_gain", title="Mean |γ|/σ of batch norm"),
+    HeatMap(measure="norm_gap", is_log=True,
+            title="Relative difference of a layer's output with running and with batch statistics"),
+    HeatMap(measure="effective_lr", is_log=True, title="Effective learning rate: mean over the filters of lr/‖w‖²"),
+    HeatMap(measure="modulation_factor", is_log=True, is_signed=True,
+            title="Factor ρ that modulation gives a layer's error"),
+)  # fmt: skip
+DEPTH_CURVES = {
+    "error_log_slope": "slope of ln q over depth",
+    "error_top_over_bottom": "q of the topmost over that of the lowest convolution",
+    "modulated_share": "share of the convolutions whose error is modulated",
+}
+"""Curves of a trial that sum up its layers; q is the mean square of the error without modulation."""
+
+
+def heat_maps(cells: Sequence[CellTrials], ledger: Ledger) -> dict[str, tuple[str, Figure]]:
+    """Return {file name: (title, figure)}; empty where no confirm trial has diagnostics."""
+    chosen = _chosen(cells)
+    note = f"; {len(chosen)} of {len(cells)} cells" if len(chosen) < len(cells) else ""
+    tables = {trials.cell.name: _first_table(trials, ledger) for trials in chosen}
+    shown = [(name, table) for name, table in tables.items() if table is not None]
+    found = {}
+    for heat_map in HEAT_MAPS:
+        panels = [(name, grid_of(table, heat_map)) for name, table in shown]
+        panels = [(name, grid) for name, grid in panels if np.isfinite(grid).any()]
+        if panels:
+            title = f"{heat_map.title}, by layer over training, one confirm seed a cell{note}"
+            found[f"layers_{heat_map.measure}"] = (title, _draw(heat_map, panels))
+    curves = [(trials.cell.name, record.curves) for trials in chosen for record in _with_curves(trials)]
+    if curves:
+        title = f"Errors over depth after each epoch, one confirm seed a cell{note}"
+        found["layers_over_depth"] = (title, _draw_curves(curves))
+    return found
+
+
+def _chosen(cells: Sequence[CellTrials]) -> list[CellTrials]:
+    """Return at most MAX_PANELS cells, from the first to the last; cells that differ in the last axis stay together."""
+    groups = [list(group) for _, group in groupby(cells, lambda trials: list(trials.cell.levels.values())[:-1])]
+    num = max(1, MAX_PANELS // max(map(len, groups), default=1))
+    if len(groups) > num:
+        groups = [groups[round(index)] for index in np.linspace(0, len(groups) - 1, num)]
+    return [trials for group in groups for trials in group][:MAX_PANELS]
+
+
+def _with_curves(trials: CellTrials) -> list[TrialRecord]:
+    """Return the cell's first confirm trial with curves over depth, or nothing."""
+    for _, record in trials.confirm:
+        curves = [record.curves.get(name, []) for name in DEPTH_CURVES] if record is not None else []
+        if record is not None and any(np.isfinite(curve).any() for curve in curves):
+            return [record]
+    return []
+
+
+def _first_table(trials: CellTrials, ledger: Ledger) -> pa.Table | None:
+    for _, record in trials.confirm:
+        table = ledger.read_layers(record) if record is not None else None
+        if table is not None and table.num_rows:
+            return table
+    return None
+
+
+def grid_of(table: pa.Table, heat_map: HeatMap) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return a measure as (layers, epochs), the input's side first; NaN where there is nothing to draw."""
+    if heat_map.measure not in table.column_names:
+        return np.full((1, 1), np.nan)
+    epochs, positions = (np.asarray(table[name].to_pylist(), int) for name in ("epoch", "position"))
+    grid = np.full((positions.max() + 1, epochs.max()), np.nan)
+    values = np.asarray(table[heat_map.measure].to_pylist(), float)
+    grid[positions, epochs - 1] = np.where(np.isfinite(values), values, np.nan)
+    if heat_map.by_top:
+        # The fc layer's error is a class's, not a pixel's: convolutions are compared with the topmost of them.
+        grid[-1] = np.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            grid = grid / grid[-2:-1] if len(grid) > 1 else grid
+    return np.where(np.isfinite(grid) & ((grid > 0) | (not heat_map.is_log)), grid, np.nan)
+
+
+def _colours(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Normalize:
+    low = min(float(np.nanmin(grid)) for _, grid in panels)
+    high = max(float(np.nanmax(grid)) for _, grid in panels)
+    if heat_map.is_log and heat_map.is_signed:
+        bound = max(high, 1 / low, 1.01)
+        return LogNorm(1 / bound, bound)
+    if heat_map.is_log:
+        return LogNorm(low, max(high, low * 1.01))
+    if heat_map.is_signed:
+        bound = max(abs(low), abs(high), 1e-6)
+        return Normalize(-bound, bound)
+    return Normalize(low, max(high, low + 1e-6))
+
+
+def _draw(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Figure:
+    across = min(ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    colours = _colours(heat_map, panels)
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        # A layout engine would take longer than the drawing.
+        width, height = max(4.2, 2.6 * across), 2.3 * down + 0.4
+        figure = Figure(figsize=(width, height))
+        sides = {"left": 0.55 / width, "right": 1 - 0.1 / width, "bottom": 0.5 / height, "top": 1 - 0.3 / height}
+        gaps = {"hspace": 0.38, "wspace": 0.22}
+        axes = figure.subplots(down, across, squeeze=False, gridspec_kw=sides | gaps).ravel()
+        for number, (place, (name, grid)) in enumerate(zip(axes, panels, strict=False)):
+            image = place.imshow(
+                grid, norm=colours, cmap="RdBu_r" if heat_map.is_signed else "viridis", origin="lower",
+                aspect="auto", interpolation="nearest", extent=(0.5, grid.shape[1] + 0.5, 0.5, len(grid) + 0.5),
+            )  # fmt: skip
+            place.set_title(name, loc="left", fontsize=8)
+            if number % across == 0:
+                place.set_ylabel("layer")
+            if number + across >= len(panels):
+                place.set_xlabel("epoch")
+        for place in axes[len(panels) :]:
+            place.remove()
+        figure.colorbar(image, ax=list(axes[: len(panels)]), shrink=0.8)
+    return figure
+
+
+def _draw_curves(cells: Sequence[tuple[str, dict[str, list[float]]]]) -> Figure:
+    drawn = [name for name in DEPTH_CURVES if any(np.isfinite(curves.get(name, [])).any() for _, curves in cells)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(4.2, 3.4 * len(drawn)), 3.0), layout="constrained")
+        axes = figure.subplots(1, max(1, len(drawn)), squeeze=False).ravel()
+        for place, name in zip(axes, drawn, strict=False):
+            for number, (cell, curves) in enumerate(cells):
+                values = curves.get(name, [])
+                if values:
+                    look = style(number)
+                    epochs = range(1, len(values) + 1)
+                    place.plot(epochs, values, label=cell, **{key: look[key] for key in ("color", "linestyle")})
+            if name == "error_top_over_bottom":
+                place.set_yscale("log")
+            if name == "modulated_share":
+                place.set_ylim(-0.03, 1.03)
+            place.xaxis.set_major_locator(MaxNLocator(integer=True))
+            place.set_title(DEPTH_CURVES[name], loc="left", fontsize=8)
+            place.set_xlabel("epoch")
+        draw_legend(figure, *axes)
+    return figure

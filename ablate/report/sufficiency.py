@@ -1,0 +1,197 @@
+"""Whether the tuning of a cell may have been too short or too narrow, and which command would settle it.
+
+A doubt is a sign, not a proof. The thresholds are conventions of this project:
+
+    edge        the winner lies in the outer EDGE of a range (of its logarithm where it is searched so), or on the
+                first or last value of a stepped one, and the parameter could go further
+    epochs      its validation accuracy rose by more than RISE between the last two fifths of training
+    divergence  more than half of the tune trials diverged, or the winner did
+    trials      the last third of the tune trials raised the best validation accuracy by more than RISE
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.config import parameters
+from ablate.declaration import CellTrials, Declaration, Proposal
+from ablate.report.entries import Entry
+from ablate.report.text import listed, redact, value_text
+from ablate.report.tidy import file_name
+
+EDGE = 0.05
+RISE = 0.02
+MARK = "†"
+RERUNS = "it reruns every cell, and a new winner is confirmed anew"
+CONTINUES = "it runs only what is missing, and a new winner is confirmed anew"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """One sign that tuning did not suffice. `key` and `value` are what `--set` would change; no key: no one command."""
+
+    kind: str
+    text: str
+    key: str = ""
+    value: Any = None
+    effect: str = ""
+
+
+def doubts(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
+    """Return the signs in a cell whose tuning is complete, most serious first."""
+    winner = trials.winner()
+    if winner is None or len(trials.tune) < declaration.trials_per_cell:
+        return []
+    found = [*_divergence(declaration, trials), *_edges(declaration, winner), *_epochs(declaration, trials, winner)]
+    return found + _trials(declaration, trials)
+
+
+def marked(declaration: Declaration, entries: list[Entry]) -> list[Entry]:
+    """Return the entries, those of doubtful cells with a mark and its reasons."""
+    return [
+        dataclasses.replace(entry, mark=f" {MARK}", doubts=tuple(doubt.text for doubt in found)) if found else entry
+        for entry, found in ((entry, doubts(declaration, entry.trials)) for entry in entries)
+    ]
+
+
+def legend(declaration: Declaration, cells: list[CellTrials]) -> list[str]:
+    """Return one line for each way to settle doubts: the cells, the reasons, the command."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for trials in cells:
+        for doubt in doubts(declaration, trials):
+            groups.setdefault((command(declaration, doubt), doubt.effect), []).append(
+                f"{trials.cell.name} ({doubt.text})"
+            )
+    lines = []
+    for (line, effect), places in groups.items():
+        settle = f" To settle it, run: {line} ({effect})" if line else ""
+        lines.append(f"{MARK} Tuning may not have sufficed for {listed(places)}.{settle}")
+    return lines
+
+
+def command(declaration: Declaration, doubt: Doubt) -> str:
+    """Return the command line that would settle a doubt, the file named as in public."""
+    if not doubt.key:
+        return ""
+    value = doubt.value if isinstance(doubt.value, int) else json.dumps(doubt.value)
+    kept = [override for override in declaration.overrides if not override.startswith(f"{doubt.key}=")]
+    changed = dataclasses.replace(
+        declaration, file=file_name(declaration), overrides=[*kept, f"{doubt.key}={value}"]
+    )  # fmt: skip
+    return redact(changed.command("sweep"))
+
+
+def _divergence(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
+    diverged = sum(record is not None and record.state == "diverged" for _, record in trials.tune)
+    num, has_winner = len(trials.tune), any(record and record.state == "complete" for _, record in trials.tune)
+    if has_winner and diverged <= num / 2:
+        return []
+    text = f"{diverged} of {num} tune trials diverged"
+    if not has_winner:
+        all_of_them = "every tune trial diverged" if diverged == num else f"{text} and none came to its end"
+        text = f"{all_of_them}, so the one that lasted longest was confirmed"
+    if declaration.sampler == "grid":  # Its points are its budget.
+        return [Doubt(kind="divergence", text=text)]
+    return [Doubt(kind="divergence", text=text, key="budget.trials_per_cell", value=2 * num, effect=CONTINUES)]
+
+
+def _edges(declaration: Declaration, winner: Proposal) -> list[Doubt]:
+    cell = next(cell for cell in declaration.cells if cell.key == winner.cell)
+    found = []
+    for name, definitions in cell.space.items():
+        for definition in definitions:
+            value = winner.params.get(definition["name"])
+            if definition["kind"] == "categorical" or value is None:
+                continue
+            side = _side(definition, value)
+            moved = _moved(declaration, name, definition, side) if side else None
+            if side and moved is not None:
+                ends = f"{value_text(definition['low'])} to {value_text(definition['high'])}"
+                end = "lower" if side == "low" else "upper"
+                text = f"the best {name} {value_text(value)} is at the {end} end of {ends}"
+                if declaration.sampler == "grid":  # A wider range has more points than the budget.
+                    found.append(Doubt(kind="edge", text=text))
+                    continue
+                wider = _widened(declaration.tune.get(name), definition, side, moved)
+                found.append(Doubt(kind="edge", text=text, key=f"tune.{name}", value=wider, effect=RERUNS))
+    return found
+
+
+def _side(definition: dict[str, Any], value: float) -> str:
+    low, high = definition["low"], definition["high"]
+    if definition["kind"] == "int" or definition["step"]:
+        return "low" if value <= low else "high" if value >= high else ""
+    if definition["log"]:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    share = (value - low) / (high - low)
+    return "low" if share <= EDGE else "high" if share >= 1 - EDGE else ""
+
+
+def _moved(declaration: Declaration, name: str, definition: dict[str, Any], side: str) -> float | None:
+    """Return where a range would end if it went on by a decade, or by its own width; None where it cannot."""
+    low, high, step = definition["low"], definition["high"], definition["step"]
+    known = parameters().get(name)
+    least, most = getattr(known, "low", None), getattr(known, "high", None)
+    if name == "batch_size":
+        most = declaration.data.get("num_train")
+    if side == "low":
+        moved = low / 10 if definition["log"] else low - (high - low)
+        if least is not None and known is not None:
+            moved = max(moved, low / 10 if known.low_open and moved <= least else least)
+    else:
+        moved = high * 10 if definition["log"] else high + (high - low)
+        moved = moved if most is None else min(moved, most)
+    if step:
+        moved = low - (low - moved) // step * step if side == "low" else high + (moved - high) // step * step
+    if definition["kind"] == "int":
+        moved = math.ceil(moved) if side == "low" else math.floor(moved)
+    else:
+        moved = float(f"{moved:.6g}")
+    return moved if (moved < low if side == "low" else moved > high) else None
+
+
+def _widened(raw: Any, definition: dict[str, Any], side: str, moved: float) -> Any:
+    """Return the entry of `tune` with the definition's range continued."""
+    entry = copy.deepcopy(raw)
+    for part in entry if isinstance(entry, list) else [entry]:
+        if isinstance(part, dict) and (part.get("low"), part.get("high")) == (definition["low"], definition["high"]):
+            part[side] = moved
+    return entry
+
+
+def _epochs(declaration: Declaration, trials: CellTrials, winner: Proposal) -> list[Doubt]:
+    record = next(record for proposal, record in trials.tune if proposal is winner)
+    curve = record.curves.get("val_accuracy", []) if record and record.state == "complete" else []
+    fifth = len(curve) // 5
+    if fifth < 1:
+        return []
+    rise = (math.fsum(curve[-fifth:]) - math.fsum(curve[-2 * fifth : -fifth])) / fifth
+    if rise <= RISE:
+        return []
+    text = f"its validation accuracy still rose by {100 * rise:.1f} points in the last fifth of training"
+    if len({str(cell.settings.get("epochs")) for cell in declaration.cells}) > 1 or "epochs" in declaration.tune:
+        return [Doubt(kind="epochs", text=text)]
+    return [Doubt(kind="epochs", text=text, key="fixed.epochs", value=2 * len(curve), effect=RERUNS)]
+
+
+def _trials(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
+    values = [
+        record.metrics.get("val_accuracy", 0.0) if record and record.state == "complete" else 0.0
+        for _, record in trials.tune
+    ]
+    third = len(values) // 3
+    if third < 1:
+        return []
+    rise = max(values) - max(values[:-third])
+    if rise <= RISE or declaration.sampler == "grid":
+        return []
+    text = (
+        f"the last {third} of {len(values)} tune trials raised the best validation accuracy by {100 * rise:.1f} points"
+    )
+    more = math.ceil(1.5 * declaration.trials_per_cell)
+    return [Doubt(kind="trials", text=text, key="budget.trials_per_cell", value=more, effect=CONTINUES)]

@@ -1,0 +1,104 @@
+"""The state of a sweep in a few numbers, for scripts. Light: no pandas, no figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ablate.declaration import EXTRA_PHASES, CellTrials, Declaration
+from ablate.ledger import STATES
+
+
+def status(declaration: Declaration, cells: list[CellTrials], *, is_running: bool = True) -> dict[str, Any]:
+    """Return how far a sweep is and what its cells measured so far; what is not defined is None.
+
+    Accuracies are fractions; a diverged confirm seed counts as chance. `best_config` has the tuned parameters
+    of the best tune trial so far. `trial_keys` are the finished trials, sorted, without failed ones.
+    `beside_the_table` counts the trials of the runner-up and of the audit, which are in no other count; it is there
+    only where some were proposed. Unless the sweep `is_running`, a trial that was proposed and has no record is
+    waiting: it runs again.
+    """
+    # Statistics load scipy, which a command line that only prints its help need not wait for.
+    from ablate.report.entries import entries, finished
+
+    records = finished(cells)
+    num_proposed = sum(len(cell.tune) + len(cell.confirm) for cell in cells)
+    num_running = num_proposed - len(records) if is_running else 0
+    counts = {state: sum(record.state == state for record in records) for state in STATES}
+    beside = _beside_the_table(cells, is_running)
+    return {
+        "sweep": declaration.sweep,
+        "trials": {
+            "planned": declaration.num_trials,
+            "waiting": declaration.num_trials - len(records) - num_running,
+            "running": num_running,
+            **counts,
+        },
+        "cells": [
+            {
+                "levels": entry.levels,
+                "best_config": best_settings(entry.trials),
+                "confirm": {
+                    "n": entry.estimate.n,
+                    "mean": entry.estimate.mean,
+                    "low": entry.estimate.low,
+                    "high": entry.estimate.high,
+                    "diverged": entry.estimate.num_diverged,
+                },
+            }
+            for entry in entries(declaration, cells)
+        ],
+        "trial_keys": sorted({record.key for record in records if record.state != "failed"}),
+        **({"beside_the_table": beside} if beside else {}),
+    }
+
+
+def _beside_the_table(cells: list[CellTrials], is_running: bool) -> dict[str, dict[str, int]]:
+    """Return {phase: {state: how many}} of the trials that make no entry, without states that none is in."""
+    unfinished = "running" if is_running else "waiting"
+    found = {
+        phase: Counter(
+            unfinished if record is None else record.state
+            for cell in cells
+            for proposal, record in cell.extra
+            if proposal.phase == phase
+        )
+        for phase in EXTRA_PHASES
+    }
+    return {phase: dict(counts) for phase, counts in found.items() if counts}
+
+
+def status_lines(content: dict[str, Any]) -> list[str]:
+    """Return what `status` found as lines for a terminal, one for each cell below the counts."""
+    from ablate.report.text import percent
+
+    counts = dict(content["trials"])
+    planned = counts.pop("planned")
+    lines = [f"{content['sweep']}: {planned} trials planned", f"  {_counts_text(counts)}"]
+    lines += [
+        f"  beside the table, {phase.replace('_', '-')}: {_counts_text(found)}"
+        for phase, found in content.get("beside_the_table", {}).items()
+    ]
+    names = [", ".join(f"{axis}={level}" for axis, level in cell["levels"].items()) for cell in content["cells"]]
+    width = max(map(len, names), default=0)
+    for name, cell in zip(names, content["cells"], strict=True):
+        found = cell["confirm"]
+        text = "no confirmed seed yet" if found["mean"] is None else f"{percent(found['mean'])}"
+        if found["low"] is not None:
+            text += f" [{percent(found['low'])}, {percent(found['high'])}]"
+        if found["n"]:
+            text += f" (n={found['n']}" + (f", {found['diverged']} diverged)" if found["diverged"] else ")")
+        lines.append(f"  {name.ljust(width)}  {text}")
+    return lines
+
+
+def _counts_text(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def best_settings(trials: CellTrials) -> dict[str, Any] | None:
+    """Return the tuned parameters of a cell's best tune trial so far; None while none has a result."""
+    winner = trials.winner()
+    if winner is None:
+        return None
+    return {name: winner.settings[name] for name in trials.cell.tuned if name in winner.settings}

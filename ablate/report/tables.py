@@ -1,0 +1,229 @@
+"""The tables as text, and their Markdown and HTML. A mean in ** stands out: it beats every other of its row."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import great_tables as gt
+import pandas as pd
+
+from ablate.declaration import Declaration
+from ablate.report import appendix, sufficiency
+from ablate.report.grid import Grid, Levels
+from ablate.report.links import Links
+from ablate.report.published import NOTE, published_text
+from ablate.report.statistics import Estimate
+from ablate.report.text import (
+    caption,
+    difference_text,
+    entry_text,
+    hours_text,
+    interval_note,
+    listed,
+    p_text,
+    shared_n,
+    signed_number,
+)
+
+MARKS = {"▲": "better", "▼": "worse"}
+COST_CAPTION = "Cost: device-hours of all trials · parameters of the net"
+
+Text = list[list[str]]
+"""A table as text: the header first, the row label in front of each row."""
+
+
+def entries_text(grid: Grid) -> Text:
+    """Return the table of entries."""
+    show_n = shared_n([entry.estimate for entry in grid.entries if entry.is_settled]) is None
+    rows = [[grid.label(row), *(_entry(grid, row, c, show_n) for c in grid.columns)] for row in grid.rows]
+    return [[grid.header, *grid.columns], *rows]
+
+
+def differences_text(grid: Grid) -> Text | None:
+    """Return the differences to the baseline in percentage points; None without a baseline to compare with."""
+    columns = grid.compared()
+    if not columns:
+        return None
+    rows = [[grid.label(row), *(_difference(grid, row, column) for column in columns)] for row in grid.rows]
+    return [[grid.header, *columns], *rows]
+
+
+def difference_caption(grid: Grid) -> str:
+    """Return the title of the table of differences."""
+    n = shared_n([found for found in _differences(grid) if found.n])
+    shared = "training seeds" if n is None else "the training seed" if n == 1 else f"the n={n} training seeds"
+    return f"Difference to {grid.baseline} in percentage points, over {shared} that both have"
+
+
+def tests_text(grid: Grid) -> Text | None:
+    """Return one row for every comparison with the baseline; None without one."""
+    if not any(entry.difference is not None for entry in grid.entries):
+        return None
+    header = [grid.header, grid.column_axis or "", "difference", "t test, Holm", "permutation (least possible)", "g"]
+    rows = []
+    for row, column in [(row, column) for row in grid.rows for column in grid.compared()]:
+        entry = grid.at.get((row, column))
+        if entry is None or entry.difference is None:
+            continue
+        verdict = grid.verdicts.get((row, column))
+        start = [grid.label(row), column, difference_text(entry.difference)]
+        if verdict is None:
+            rows.append([*start, "–", "–", "–", "seeds collapsed" if entry.difference.is_mixed else "one seed"])
+            continue
+        test = verdict.test
+        effect = "–" if test.effect is None else signed_number(test.effect)
+        permutation = f"{p_text(test.permutation_p)} ({p_text(test.smallest_p).lstrip('p=')})"
+        rows.append([*start, p_text(verdict.adjusted_p), permutation, effect, verdict.word])
+    return [[*header, "verdict"], *rows]
+
+
+def cost_text(grid: Grid) -> Text:
+    """Return what each cell cost: device-hours of all its trials, and the parameters of its net."""
+    rows = [[grid.label(row), *(_cost(grid, row, column) for column in grid.columns)] for row in grid.rows]
+    return [[grid.header, *grid.columns], *rows]
+
+
+def marks_note(grid: Grid) -> str:
+    """Return what the marks and the bold means stand for; empty where nothing could be tested."""
+    parts = []
+    if grid.verdicts:
+        number = f"{len(grid.verdicts)} comparisons" if len(grid.verdicts) > 1 else "one comparison"
+        parts.append(
+            f"▲ better, ▼ worse than {grid.baseline}: paired t test over shared seeds, Holm-adjusted over the table's "
+            f"{number}, at 5%; without a mark neither is shown. Every interval stands on its own, unadjusted: one of a "
+            "difference that excludes 0 may carry no mark."
+        )
+    if len(grid.columns) > 1:
+        some = "Bold beats" if grid.best else "No entry is bold, as none beats"
+        parts.append(f"{some} every other entry of its row (Holm over all pairs of all rows, at 5%).")
+    return " ".join(parts)
+
+
+def notes(declaration: Declaration, grid: Grid) -> str:
+    """Return the note under the table of entries."""
+    estimates = [entry.estimate for entry in grid.entries]
+    return f"{interval_note(declaration, estimates)} {marks_note(grid)}".strip()
+
+
+def difference_notes(declaration: Declaration, grid: Grid) -> str:
+    """Return the note under the table of differences."""
+    verdicts = marks_note(grid).partition(" Bold")[0].partition(" No entry")[0] if grid.verdicts else ""
+    return f"{interval_note(declaration, _differences(grid))} {verdicts}".strip()
+
+
+def tests_note(grid: Grid) -> str:
+    """Return what the columns of the table of tests are, and how often one looked."""
+    words = [verdict.word for verdict in grid.verdicts.values()]
+    counts = listed([f"{words.count(word)} {word}" for word in ("better", "worse", "not shown") if word in words])
+    return (
+        f"{counts + '. ' if counts else ''}The verdict follows from the paired t test, adjusted for all comparisons of "
+        "the table; the permutation of signs assumes less and is not adjusted: in brackets the smallest p that so many "
+        "seeds allow. g: mean over standard deviation of the differences (Hedges). Neither test covers the choice of "
+        "the sample of images nor the luck of tuning."
+    )
+
+
+def markdown(declaration: Declaration, grid: Grid, chance_notices: list[str], claims: Text | None = None) -> str:
+    """Return the tables with their notes, aligned so that they read well in a terminal."""
+    parts = [f"# {declaration.sweep}", *chance_notices]
+    if claims:
+        parts += ["**Claims**", markdown_table(claims)]
+    parts += [f"**{caption(declaration, grid.entries)}**", markdown_table(entries_text(grid))]
+    parts.append(notes(declaration, grid))
+    parts += sufficiency.legend(declaration, [entry.trials for entry in grid.entries])
+    differences = differences_text(grid)
+    if differences:
+        parts += [f"**{difference_caption(grid)}**", markdown_table(differences), difference_notes(declaration, grid)]
+    tests = tests_text(grid)
+    if tests:
+        parts += [f"**Tests against {grid.baseline}**", markdown_table(tests), tests_note(grid)]
+    quoted = published_text(declaration, grid)
+    if quoted:
+        parts += ["**Published beside measured**", markdown_table(quoted), NOTE]
+    parts += [f"**{COST_CAPTION}**", markdown_table(cost_text(grid))]
+    for section in appendix.sections(declaration, grid.entries):
+        parts += [f"**{section.title}**", markdown_table(section.rows), section.note]
+    return "\n\n".join(parts) + "\n"
+
+
+def html_table(text: Text, grid: Grid, name: str, links: Links | None = None) -> str:
+    """Return a table for the page, styled there. `name` is its HTML id; `links` lead from entries to their runs."""
+    header, *rows = text
+    columns = [f"c{number}" for number in range(len(header))]
+    entries = [[line[0], *(_html_entry(cell) for cell in line[1:])] for line in rows]
+    if links:
+        for line, row in zip(entries, grid.rows, strict=True):
+            for number, column in enumerate(grid.columns, start=1):
+                entry = grid.at.get((row, column))
+                address = links.get(tuple(entry.levels.values())) if entry else None
+                if address:
+                    line[number] = f'<a href="{html.escape(address)}">{line[number]}</a>'
+    frame = pd.DataFrame(entries, columns=columns)
+    table = gt.GT(frame, rowname_col="c0", id=name).tab_stubhead(header[0])
+    labels = {
+        column: gt.html(html.escape(label).replace("+", "+<wbr>"))
+        for column, label in zip(columns[1:], header[1:], strict=True)
+    }
+    table = table.cols_label(**labels).cols_align("right", columns[1:]).fmt(str, columns=columns[1:])
+    if grid.column_axis and header[1:] == grid.columns:
+        table = table.tab_spanner(gt.html(html.escape(grid.column_axis)), columns=columns[1:])
+    # The page has its own style for light and dark; some of this one's rules would reach other tables.
+    return re.sub(r"<style>.*?</style>", "", str(table.as_raw_html()), flags=re.DOTALL)
+
+
+def _html_entry(text: str) -> str:
+    number, bracket, rest = text.partition(" [")
+    number, parenthesis, note = (number, "", "") if bracket else text.partition(" (")
+    rest = f"[{rest}" if bracket else f"({note}" if parenthesis else ""
+    rest, mark = (rest[:-2], rest[-1]) if rest[-1:] in MARKS else (rest, "")
+    number, mark = (number[:-2], number[-1]) if number[-1:] in MARKS else (number, mark)
+    tag = "b" if number.startswith("**") else "span"
+    arrow = f' <span class="{MARKS[mark]}" title="{MARKS[mark]}">{mark}</span>' if mark else ""
+    mean = f'<{tag} class="mean">{html.escape(number.strip("*"))}</{tag}>'
+    return f'{mean}{arrow} <span class="interval">{html.escape(rest)}</span>'
+
+
+def markdown_table(text: Text) -> str:
+    """Return a Markdown table, its first column to the left and the others to the right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in text]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(cells[0]))]
+    lines = [
+        "| " + " | ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ) + " |"
+        for row in cells
+    ]  # fmt: skip
+    rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+
+
+def _entry(grid: Grid, row: Levels, column: str, show_n: bool) -> str:
+    entry = grid.at.get((row, column))
+    text = entry_text(entry, show_n=show_n)
+    if (row, column) in grid.best:
+        mean, space, rest = text.partition(" ")
+        text = f"**{mean}**{space}{rest}"
+    doubt = entry.mark if entry and entry.is_settled else ""
+    return text + doubt + _mark(grid, row, column)
+
+
+def _difference(grid: Grid, row: Levels, column: str) -> str:
+    entry = grid.at.get((row, column))
+    show_n = shared_n([found for found in _differences(grid) if found.n]) is None
+    return difference_text(entry.difference if entry else None, show_n=show_n) + _mark(grid, row, column)
+
+
+def _mark(grid: Grid, row: Levels, column: str) -> str:
+    verdict = grid.verdicts.get((row, column))
+    return f" {verdict.mark}" if verdict is not None and verdict.mark else ""
+
+
+def _cost(grid: Grid, row: Levels, column: str) -> str:
+    entry = grid.at.get((row, column))
+    return "–" if entry is None else f"{hours_text(entry.device_hours)} h · {entry.num_parameters:,}"
+
+
+def _differences(grid: Grid) -> list[Estimate]:
+    return [entry.difference for entry in grid.entries if entry.difference is not None]

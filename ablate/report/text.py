@@ -1,0 +1,169 @@
+"""How numbers and names are printed. Accuracies are fractions in code and percent in print."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ablate.declaration import Declaration
+from ablate.report.entries import LONG, Entry, metric_label, metric_name
+from ablate.report.statistics import ALPHA, MIN_BOOTSTRAP, Estimate
+
+MINUS = "\N{MINUS SIGN}"
+# Two or more components, so that "and/or" and "10/12" stay; a home folder by itself names its owner.
+_HOME = re.compile(r"(?:/(?:home|Users)|[A-Za-z]:\\Users)[/\\][^/\\\s'\":,;)\]]+(?=$|[\s'\":,;)\]])")
+_PATH = re.compile(r"(?:(?<![\w.:/])|(?<=file://))(?:~|[A-Za-z]:)?(?:[/\\][^/\\\s'\":,;)\]]+){2,}[/\\]?")
+_REMOTE = re.compile(
+    r"\b[\w.+-]+@[\w.-]+\b(?::[\w./-]+)?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b\w+://(?!(?:\w+\.)?(?:arxiv|doi)\.org/)[^\s'\"]+"
+)
+
+
+@functools.lru_cache(maxsize=10_000)
+def redact(text: str) -> str:
+    """Return a text without absolute paths (their last part stays), addresses of hosts and remotes.
+
+    Links to arXiv and DOIs stay: they name sources, not authors of the report.
+    """
+    text = _REMOTE.sub("…", text)
+    text = _HOME.sub("…", text)
+    return _PATH.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
+
+
+def percent(value: float) -> str:
+    """For example 95.2 for 0.952."""
+    return f"{_rounded(value):.1f}".replace("-", MINUS)
+
+
+def signed(value: float) -> str:
+    """For example +1.3, −0.2 or 0.0: percentage points."""
+    return signed_number(100 * value)
+
+
+def signed_number(number: float) -> str:
+    """For example +1.3, −0.2 or 0.0."""
+    rounded = round(number, 1)
+    return f"{rounded:+.1f}".replace("-", MINUS) if rounded else "0.0"
+
+
+def entry_text(entry: Entry | None, *, show_n: bool = False) -> str:
+    """Return what the table prints for a cell; None is a cell that was not declared."""
+    if entry is None:
+        return "–"
+    found = entry.estimate
+    if entry.num_waiting > 0:
+        return f"… ({found.n}/{entry.num_seeds} seeds)"
+    if found.mean is None:
+        return f"failed ({entry.num_failed}/{entry.num_seeds} seeds)"
+    failed = f", {entry.num_failed} failed" if entry.num_failed else ""
+    if found.is_mixed:
+        listed = ", ".join(percent(value) for value in sorted(found.values))
+        return f"{listed} ({_collapse_text(found)}{failed})"
+    if found.num_diverged:
+        return f"{percent(found.mean)} ({found.num_diverged}/{found.n} diverged{failed})"
+    if found.low is None or found.high is None:
+        return f"{percent(found.mean)} (n=1, no interval{failed})"
+    n = f" (n={found.n}{failed})" if show_n or failed else ""
+    return f"{percent(found.mean)} [{percent(found.low)}, {percent(found.high)}]{n}"
+
+
+def difference_text(found: Estimate | None, *, show_n: bool = False) -> str:
+    """Return what the table of differences prints, in percentage points; "–" where there is none."""
+    if found is None or found.mean is None:
+        return "–"
+    if found.low is not None and found.high is not None:
+        n = f" (n={found.n})" if show_n else ""
+        return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]{n}"
+    if found.n == 1:
+        return f"{signed(found.mean)} (n=1, no interval)"
+    return ", ".join(signed(value) for value in sorted(found.values)) + " (seeds collapsed)"
+
+
+def p_text(p: float) -> str:
+    """For example p=0.031, p<0.001; never rounded to 5% from above or below."""
+    if p != ALPHA and float(f"{p:.2g}") == ALPHA:
+        return f"p<{ALPHA}" if p < ALPHA else f"p>{ALPHA}"
+    return "p<0.001" if p < 0.001 else f"p={p:.2g}" if p < 0.0995 else f"p={p:.2f}"
+
+
+def hours_text(hours: float) -> str:
+    """For example 0.010, 2.5 or 140: at least two significant digits."""
+    return f"{hours:.0f}" if hours >= 9.95 else f"{hours:#.2g}"
+
+
+def broken(name: str, width: int) -> list[str]:
+    """Return a name in lines of about so many letters; it breaks after a plus, a hyphen or a blank only."""
+    lines = [""]
+    for piece in re.findall(r"[^-+ ]*[-+ ]|[^-+ ]+", name):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+def value_text(value: Any) -> str:
+    """Return a setting's value in short: three significant digits, choices without quotes."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(value_text(part) for part in value) + "]"
+    return "null" if value is None else redact(str(value))
+
+
+def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) -> str:
+    """Return what the intervals of these estimates are, what they cover and what they do not."""
+    found = list(estimates)
+    split = metric_name(declaration).partition("_")[0]
+    size = declaration.data.get(f"num_{split}")
+    images = f" ({size:,} images)" if isinstance(size, int) else ""
+    kinds = {each.is_bootstrap for each in found if each.low is not None and each.sd}
+    kind = "bootstrap (BCa) " if kinds == {True} else "t " if kinds != {True, False} else ""
+    which = f", t with fewer than {MIN_BOOTSTRAP} seeds and bootstrap (BCa) from {MIN_BOOTSTRAP} on" if not kind else ""
+    text = (
+        f"[low, high]: 95% {kind}intervals over training seeds (initialisation, data order, augmentation){which}: they "
+        f"do not cover the choice of the {LONG.get(split, split)} sample{images} nor the luck of tuning."
+    )
+    if any(each.low is not None and each.sd == 0 for each in found):
+        text += " An interval of no width: all seeds gave the same value, which says nothing about others."
+    if any(each.is_mixed for each in found):
+        text += " Where some seeds train and some collapse, every seed is listed and no interval is defined."
+    return text
+
+
+def caption(declaration: Declaration, entries: list[Entry]) -> str:
+    """Return the table's title, with n where all entries share it."""
+    n = shared_n([entry.estimate for entry in entries if entry.is_settled])
+    over = f"n={n} training seeds" if n is not None else "training seeds"
+    label = f"{metric_label(declaration)} in percent, mean over {over}"
+    return label if n != 1 else f"{metric_label(declaration)} in percent, one training seed"
+
+
+def shared_n(estimates: list[Estimate]) -> int | None:
+    """Return the number of seeds that every estimate has, None if they differ."""
+    numbers = {found.n for found in estimates}
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def first_line(message: str) -> str:
+    """Return what a message says in its first line; of a traceback the line that names the error."""
+    lines = [line.strip() for line in message.strip().splitlines()] or [""]
+    line = next((line for line in reversed(lines) if line), "") if lines[0].startswith("Traceback") else lines[0]
+    return redact(line)[:200]
+
+
+def listed(names: list[str]) -> str:
+    """For example "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def _collapse_text(found: Estimate) -> str:
+    """For example "1/3 diverged", "1/3 diverged, 1 at chance"."""
+    parts = [f"{found.num_diverged}/{found.n} diverged"] if found.num_diverged else []
+    if found.num_collapsed:
+        parts.append(f"{found.num_collapsed}{'' if parts else f'/{found.n}'} at chance")
+    return ", ".join(parts)
+
+
+def _rounded(value: float) -> float:
+    return round(100 * value, 1) + 0.0

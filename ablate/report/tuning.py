@@ -1,0 +1,55 @@
+"""What more tune trials would have brought.
+
+Source: Dodge et al., "Show Your Work: Improved Reporting of Experimental Results", EMNLP 2019, arXiv:1909.03004.
+Deviation: without replacement, as the trials of a cell are all there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from ablate.declaration import Declaration
+from ablate.report.curves import decimated
+from ablate.report.drawing import STYLE, draw_legend, row_panels, style
+from ablate.report.entries import Entry, chance_accuracy
+from ablate.report.grid import Grid
+
+
+def expected_best(values: Sequence[float]) -> list[float]:
+    """Return for k = 1 … n the expected maximum of k of the n values, drawn without replacement."""
+    ordered, n = sorted(values), len(values)
+    return [
+        math.fsum(value * math.comb(index, k - 1) for index, value in enumerate(ordered)) / math.comb(n, k)
+        for k in range(1, n + 1)
+    ]
+
+
+def expected_best_figure(declaration: Declaration, grid: Grid) -> Figure | None:
+    """Draw the expected best validation accuracy against the number of tune trials; None with fewer than two."""
+    curves = {place: expected_best(_accuracies(entry, declaration)) for place, entry in grid.at.items()}
+    if not any(len(curve) > 1 for curve in curves.values()):
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, found = row_panels(grid, "tune trials", "expected best (%)")
+        for axes, row in zip(found, grid.rows, strict=True):
+            for number, column in enumerate(grid.columns):
+                curve = [100 * value for value in curves.get((row, column), [])]
+                look = style(number) | {"marker": style(number)["marker"] if len(curve) <= 12 else "none"}
+                shown = decimated(len(curve))
+                axes.plot(shown, [curve[k - 1] for k in shown], label=column, linewidth=1.2, markersize=3.5, **look)
+        draw_legend(figure, *found)
+    return figure
+
+
+def _accuracies(entry: Entry, declaration: Declaration) -> list[float]:
+    """Return each tune trial's validation accuracy: diverged at chance, pruned as far as it came."""
+    chance = chance_accuracy(declaration)
+    return [
+        record.metrics.get("val_accuracy", chance) if record.state != "diverged" else chance
+        for _, record in entry.trials.tune
+        if record is not None and record.state != "failed"
+    ]

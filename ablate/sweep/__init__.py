@@ -1,0 +1,1 @@
+"""Sweeps: from a sweep file to the trials that it asks for, and running them."""

@@ -1,0 +1,177 @@
+"""YAML text → plain values and their positions. YAML 1.2: `yes` is text, `1e-3` is a number."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from ablate.errors import Problem, SpecError, shown
+from ablate.sweep.positions import Findings, Keys, Place, Positions
+
+MAX_DEPTH = 20
+MAX_NODES = 20_000  # aliases of aliases grow without bound
+
+_TAG = "tag:yaml.org,2002:"
+_TEXT = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}  # dates and "=" are text in YAML 1.2
+_CONSTRUCTED = {_TAG + "null", _TAG + "bool", _TAG + "int", _TAG + "float"}
+_MERGE = _TAG + "merge"
+
+
+class Document:
+    """One YAML document: `tree` of plain values, and `findings` with positions and mistakes.
+
+    Every key of the tree is text. Duplicate keys, tags, numbers that are not finite and recursive aliases are
+    mistakes; the document is read to its end all the same. `has_lines` is false for a value of the command line.
+
+    Raises:
+        SpecError: The text is not YAML, or too long.
+    """
+
+    def __init__(self, text: str, file: str, *, has_lines: bool = True) -> None:
+        self._file = file
+        self._has_lines = has_lines
+        self._yaml = YAML(typ="safe", pure=True)
+        self._num_nodes = 0
+        self._open: list[Node] = []
+        self.findings = Findings(Positions(self._place(0, 0)))
+        node = self._compose(text)
+        self.positions = self.findings.positions
+        self.tree: Any = None
+        if node is not None:
+            self.positions.add((), self._start(node), self._start(node))
+            self.tree = self._convert(node, ())
+
+    def _compose(self, text: str) -> Node | None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # an anchor may be used again
+                node: Node | None = self._yaml.compose(text)
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = self._place(mark.line, mark.column) if mark else self._place(0, 0)
+            raise self._not_yaml(place, error.problem or "wrong syntax") from None
+        except RecursionError:
+            raise self._not_yaml(self._place(0, 0), f"nested deeper than {MAX_DEPTH} levels") from None
+        except Exception as error:  # the scanner raises plain errors on bad escapes and characters
+            position = getattr(error, "position", 0) or 0
+            before = text[:position]
+            place = self._place(before.count("\n"), position - before.rfind("\n") - 1)
+            reason = getattr(error, "reason", None) or type(error).__name__
+            raise self._not_yaml(place, f"a character or escape is not allowed ({reason})") from None
+        return node
+
+    def _not_yaml(self, place: Place, reason: str) -> SpecError:
+        return SpecError(Problem(f"not YAML: {' '.join(reason.split())}", place.file, place.line, place.column))
+
+    def _place(self, line: int, column: int) -> Place:
+        return Place(self._file, line + 1, column + 1) if self._has_lines else Place(self._file)
+
+    def _start(self, node: Node) -> Place:
+        return self._place(node.start_mark.line, node.start_mark.column)
+
+    def _mistake(self, node: Node, keys: Keys, message: str) -> None:
+        self.findings.spoiled.add(keys)
+        self.findings.at(self._start(node), message)
+
+    def _convert(self, node: Node, keys: Keys) -> Any:
+        self._num_nodes += 1
+        if node in self._open:
+            return self._mistake(node, keys, "an alias must not contain itself")
+        if self._num_nodes > MAX_NODES:
+            place = self._start(node)
+            message = f"the file has more than {MAX_NODES} entries, aliases counted"
+            raise SpecError(Problem(message, place.file, place.line, place.column))
+        if len(self._open) >= MAX_DEPTH:
+            return self._mistake(node, keys, f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(node, ScalarNode):
+            return self._scalar(node, keys)
+        self._open.append(node)
+        try:
+            if isinstance(node, MappingNode) and node.tag == _TAG + "map":
+                return self._mapping(node, keys)
+            if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
+                return self._sequence(node, keys)
+        finally:
+            self._open.pop()
+        return self._mistake(node, keys, f"the tag {shown(node.tag)} is not allowed; leave it out")
+
+    def _sequence(self, node: SequenceNode, keys: Keys) -> list[Any]:
+        values = []
+        for index, child in enumerate(node.value):
+            place = self._start(child)
+            self.positions.add((*keys, index), place, place)
+            values.append(self._convert(child, (*keys, index)))
+        return values
+
+    def _mapping(self, node: MappingNode, keys: Keys) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in self._pairs(node, keys):
+            name = self._name(key, keys)
+            is_left_out = value.start_mark.index == value.end_mark.index
+            self.positions.add((*keys, name), self._start(key), self._start(key if is_left_out else value))
+            result[name] = self._convert(value, (*keys, name))
+        return result
+
+    def _pairs(self, node: MappingNode, keys: Keys) -> list[tuple[Node, Node]]:
+        """Return the entries of a mapping, those merged by `<<` last; a key that is given wins over a merged one."""
+        found: dict[str, tuple[Node, Node]] = {}
+        merged: list[tuple[Node, Node]] = []
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                sources = value.value if isinstance(value, SequenceNode) else [value]
+                merged.extend((key, source) for source in sources)
+            elif _key_text(key) in found:
+                first = self._start(found[_key_text(key)][0]).line
+                where = f", first given in line {first}" if first else ""
+                self._mistake(key, keys, f"duplicate key '{_key_text(key)}'{where}")
+            else:
+                found[_key_text(key)] = (key, value)
+        for merge_key, source in merged:
+            if not isinstance(source, MappingNode) or source in self._open:
+                self._mistake(merge_key, keys, "'<<' must merge a mapping, and not the one that it is in")
+                continue
+            self._open.append(source)
+            for key, value in self._pairs(source, keys):
+                found.setdefault(_key_text(key), (key, value))
+            self._open.pop()
+        return list(found.values())
+
+    def _name(self, key: Node, keys: Keys) -> str:
+        name = _key_text(key)
+        if not isinstance(key, ScalarNode):
+            self._mistake(key, keys, "a key must be text, but got a list or a mapping")
+        elif key.tag not in _TEXT:
+            self._mistake(key, (*keys, name), f'the key {name or "null"} must be text: quote it, "{name}"')
+        elif not _is_encodable(name):
+            self._mistake(key, (*keys, name), "text must not hold half a character (a lone surrogate)")
+        return name
+
+    def _scalar(self, node: ScalarNode, keys: Keys) -> Any:
+        if node.tag in _TEXT:
+            if not _is_encodable(node.value):
+                self._mistake(node, keys, "text must not hold half a character (a lone surrogate)")
+            return str(node.value)
+        if node.tag not in _CONSTRUCTED:
+            return self._mistake(node, keys, f"the tag {shown(node.tag)} is not allowed; leave it out")
+        try:
+            value = self._yaml.constructor.construct_object(node, deep=True)
+        except Exception:  # !!int on text, or thousands of digits
+            return self._mistake(node, keys, f"{shown(node.value)} is not a number")
+        if isinstance(value, float) and not math.isfinite(value):
+            return self._mistake(node, keys, f"a number must be finite, but got {shown(node.value)}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return self._mistake(node, keys, f"an integer must be below 2**63, but got {shown(node.value)}")
+        return value
+
+
+def _key_text(key: Node) -> str:
+    return str(key.value) if isinstance(key, ScalarNode) else f"<{key.start_mark.line}:{key.start_mark.column}>"
+
+
+def _is_encodable(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,109 @@
+"""One trial of a cell in this process, without Ray: for debugging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ablate.config import ConfigError, trial_key
+from ablate.data.prepare import load
+from ablate.errors import UsageError, choices_text
+from ablate.ledger import TrialRecord
+from ablate.places import Place
+from ablate.registry import Value
+from ablate.sweep.cells import Cell
+from ablate.sweep.plan import check_batch_size, make_plan
+from ablate.train.device import choose_device, prepare_process
+from ablate.train.pack import Pack
+from ablate.train.task import Task
+
+
+def train_one(
+    file: Path,
+    profile: str | None,
+    overrides: Sequence[str],
+    out: Place,
+    cell_name: str,
+    tuned: Sequence[str],
+    seed: int,
+    device: str,
+    echo: Callable[[str], None],
+) -> TrialRecord:
+    """Train the cell named like "depth=20, arm=plain" as a confirm trial; echo a line an epoch.
+
+    `tuned` are texts PARAMETER=VALUE; tuned parameters that are left out keep their defaults.
+
+    Raises:
+        UsageError: The file, the cell or a value is wrong.
+    """
+    plan = make_plan(file, profile, overrides, out)
+    names = {_compact(cell.name): index for index, cell in enumerate(plan.cells)}
+    if _compact(cell_name) not in names:
+        raise UsageError(f"no cell '{cell_name}'. {choices_text(cell_name, [cell.name for cell in plan.cells])}")
+    index = names[_compact(cell_name)]
+    cell, data = plan.cells[index], plan.data[index]
+    values = _values(tuned, cell)
+    try:
+        config = cell.config(values)
+        check_batch_size(config.batch_size, data)
+    except ConfigError as error:
+        name = error.parameter
+        given = next((f"--with {text}: " for text in reversed(tuned) if text.partition("=")[0] == name), "")
+        named = _names(cell, name)
+        choices = f". {choices_text(values[name], named)}" if given and named else ""
+        raise UsageError(f"{given}{error}{choices}") from None
+    fingerprint = config.fingerprint(data.digest)
+    torch_device = choose_device(device)
+    prepare_process(torch_device)
+    task = Task(
+        key=trial_key(fingerprint, seed),
+        fingerprint=fingerprint,
+        seed=seed,
+        phase="confirm",
+        settings=config.settings(),
+        data_digest=data.digest,
+    )
+
+    def report(epoch: int, values: list[float | None]) -> set[int]:
+        if pack.members[0].record is None:  # One that diverged has no accuracy.
+            echo(f"epoch {epoch}/{config.epochs}: validation accuracy {values[0]:.4f}")
+        return set()
+
+    pack = Pack([task], load(data.path).to(torch_device), torch_device)
+    (record,) = pack.train(report)
+    if record.state == "diverged":
+        place = f"epoch {record.diverged_epoch}, step {record.diverged_step}, layer {record.diverged_layer}"
+        echo(f"diverged in {place}: {record.message}")
+    return record
+
+
+def _compact(name: str) -> str:
+    return name.replace(" ", "")
+
+
+def _values(tuned: Sequence[str], cell: Cell) -> dict[str, Any]:
+    """Return the given values of tuned parameters; choices with names go by these."""
+    values, names = {}, cell.space.tuned
+    for text in tuned:
+        name, equals, value = text.partition("=")
+        if not equals or name not in names:
+            raise UsageError(
+                f"--with {text}: needs PARAMETER=VALUE with a tuned parameter. {choices_text(name, names)}"
+            )
+        try:
+            values[name] = YAML(typ="safe", pure=True).load(value)
+        except YAMLError:
+            raise UsageError(f"--with {text}: the value is not YAML") from None
+        if isinstance(values[name], str):
+            values[name] = _names(cell, name).get(values[name], values[name])
+    return values
+
+
+def _names(cell: Cell, parameter: str) -> dict[str, Value]:
+    """Return what the names of a parameter's choices stand for, without choices that go by their value."""
+    choices = (entry for definition in cell.space.definitions(parameter) for entry in definition.choices.items())
+    return {name: value for name, value in choices if isinstance(name, str) and name != value}

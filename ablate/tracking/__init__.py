@@ -1,0 +1,1 @@
+"""MLflow: the driver mirrors a sweep's trials there, and a command opens its UI. Nothing else imports mlflow."""

@@ -1,0 +1,184 @@
+"""What MLflow is told about a trial and a cell, as plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
+from ablate.ledger import TrialRecord
+
+STATUS = {"complete": "FINISHED", "diverged": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+MAX_VALUE_LENGTH = 6000
+MAX_NAME_LENGTH = 250
+
+Identity = tuple[str, str, str, str, str]
+"""Kind, cell key, trial key, phase and number of a run, empty where its kind has none."""
+SUMMARY: Identity = ("summary", "", "", "", "")
+IDENTITY_TAGS = ("ablate.kind", "ablate.cell", "ablate.trial", "phase", "number")
+Point = tuple[str, float, int, int]
+"""A metric's name, value, time (ms since 1970) and epoch counted from 1."""
+
+
+def cell_identity(cell: DeclaredCell) -> Identity:
+    """Return what tells the run of a cell from all others in the experiment."""
+    return ("cell", cell.key, "", "", "")
+
+
+def trial_identity(cell: DeclaredCell, proposal: Proposal) -> Identity:
+    """Return what tells the run of a trial from all others in the experiment."""
+    return ("trial", cell.key, proposal.key, proposal.phase, str(proposal.number))
+
+
+def cell_name(cell: DeclaredCell) -> str:
+    """For example "depth=20 arm=plain"."""
+    return cell.name.replace(", ", " ")
+
+
+def trial_name(cell: DeclaredCell, proposal: Proposal) -> str:
+    """For example "tune 3 depth=20 arm=plain": the UI's charts show it without the cell above it."""
+    return f"{proposal.phase} {proposal.number} {cell_name(cell)}"
+
+
+def text(value: Any) -> str:
+    """Return a parameter's value as MLflow stores it: YAML's words for true, false and null, cut at its limit."""
+    return (value if isinstance(value, str) else json.dumps(value, default=str))[:MAX_VALUE_LENGTH]
+
+
+def metric_name(name: str) -> str:
+    """Return the name with characters that MLflow refuses replaced by an underscore."""
+    return re.sub(r"[^\w.\- :/]", "_", name)[:MAX_NAME_LENGTH]
+
+
+def milliseconds(moment: str) -> int | None:
+    """Return an ISO 8601 moment, UTC where it names no zone, as ms since 1970; None if it is none."""
+    try:
+        parsed = datetime.fromisoformat(moment)
+    except ValueError:
+        return None
+    return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def version(record: TrialRecord) -> str:
+    """Return what differs between two records of one trial, such as a failed one and its repetition."""
+    return f"{record.state} {record.finished_at}".strip()
+
+
+def trial_tags(cell: DeclaredCell, record: TrialRecord) -> dict[str, str]:
+    """Return the tags of a trial's run, without those of its identity."""
+    commit = record.provenance.get("git_sha", "")
+    tags = {
+        **cell.levels,
+        "seed": str(record.seed),
+        "fingerprint": record.fingerprint,
+        "state": record.state,
+        "reason": record.reason,
+        "diverged_at": _diverged_at(record),
+        "git_sha": commit,
+        "mlflow.source.git.commit": commit,
+        "mlflow.note.content": record.message,
+    }
+    return {name: text(value) for name, value in tags.items() if value}
+
+
+def trial_params(cell: DeclaredCell, record: TrialRecord) -> dict[str, str]:
+    """Return the configuration of a trial, and the axes that are not settings themselves, such as the arm."""
+    return {name: text(value) for name, value in {**cell.levels, **record.settings}.items()}
+
+
+def cell_params(cell: DeclaredCell) -> dict[str, str]:
+    """Return the axes of a cell and what is not tuned in it."""
+    return {name: text(value) for name, value in {**cell.settings, **cell.levels}.items()}
+
+
+def summary_tags(declaration: Declaration) -> dict[str, str]:
+    """Return the budget: tags, because it can grow and a parameter of a run can never change."""
+    tags = {
+        "trials_per_cell": declaration.trials_per_cell,
+        "confirm_seeds": declaration.num_seeds,
+        "sampler": declaration.sampler,
+        "pruner": declaration.pruner,
+        "baseline": declaration.report.get("baseline", ""),
+        "seed": declaration.seed,
+    }
+    note = f"{declaration.question.strip()} The report is among the artifacts: report/report.html.".strip()
+    return {"mlflow.note.content": note, **{name: text(value) for name, value in tags.items()}}
+
+
+def trial_points(record: TrialRecord) -> list[Point]:
+    """Return every finite number of a trial: curves by epoch, then metrics that no curve ends with.
+
+    The times follow from the record alone, so that MLflow knows a point it is told twice.
+    """
+    start = milliseconds(record.started_at) or 0
+    length = max([record.num_epochs, 1, *map(len, record.curves.values())])
+
+    def moment(epoch: int) -> int:
+        return start + int(1000 * record.duration_s * epoch / length)
+
+    points = [
+        (metric_name(name), value, moment(epoch), epoch)
+        for name, curve in sorted(record.curves.items())
+        for epoch, value in enumerate(curve, start=1)
+    ]
+    for name, value in sorted(record.metrics.items()):
+        if record.curves.get(name, [])[-1:] != [value]:
+            points.append((metric_name(name), value, moment(length) + 1, length))
+    return [point for point in points if math.isfinite(point[1])]
+
+
+def cell_metrics(trials: CellTrials, num_classes: int) -> dict[str, float]:
+    """Return the numbers of a cell; a diverged confirm trial counts as chance, 1 / num_classes."""
+    tuned = [record for _, record in trials.tune if record is not None]
+    confirmed = [record for _, record in trials.confirm if record is not None and record.is_shared]
+    accuracies = [
+        1 / num_classes if record.state == "diverged" else record.metrics["test_accuracy"]
+        for record in confirmed
+        if record.state == "diverged" or "test_accuracy" in record.metrics
+    ]
+    metrics: dict[str, float] = {
+        "num_trials": len(tuned) + sum(record is not None for _, record in trials.confirm),
+        "num_diverged": sum(record.state == "diverged" for record in [*tuned, *confirmed]),
+        "confirmed_n": len(accuracies),
+    }
+    if accuracies:
+        metrics["confirmed_accuracy"] = math.fsum(accuracies) / len(accuracies)
+        metrics["confirmed_min"], metrics["confirmed_max"] = min(accuracies), max(accuracies)
+    best = [r.metrics["val_accuracy"] for r in tuned if r.state == "complete" and "val_accuracy" in r.metrics]
+    if best:
+        metrics["best_val_accuracy"] = max(best)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def cell_note(trials: CellTrials, num_classes: int) -> str:
+    """Return a cell's description: what it came to so far, and with which configuration."""
+    numbers, winner = cell_metrics(trials, num_classes), trials.winner()
+    lines = [f"{numbers['num_trials']:.0f} trials have ended, {numbers['num_diverged']:.0f} of them diverged."]
+    if "confirmed_accuracy" in numbers:
+        mean, low, high = (100 * numbers[f"confirmed_{name}"] for name in ("accuracy", "min", "max"))
+        lines.append(
+            f"Confirmed test accuracy: {mean:.1f}% over {numbers['confirmed_n']:.0f} seeds ({low:.1f}% to {high:.1f}%)."
+        )
+    if winner is not None:
+        tuned = [f"{name} {text(winner.settings[name])}" for name in trials.cell.tuned if name in winner.settings]
+        lines.append(f"Winner on validation data: tune {winner.number}" + (f" ({', '.join(tuned)})." if tuned else "."))
+    return " ".join(lines)
+
+
+def winner_tags(trials: CellTrials) -> dict[str, str]:
+    """Return the winner's number and tuned parameters: tags, because a parameter of a run can never change."""
+    winner = trials.winner()
+    if winner is None:
+        return {}
+    tuned = {name: winner.settings[name] for name in trials.cell.tuned if name in winner.settings}
+    return {"winner": f"tune {winner.number}", **{f"winner.{name}": text(value) for name, value in tuned.items()}}
+
+
+def _diverged_at(record: TrialRecord) -> str:
+    if record.state != "diverged":
+        return ""
+    place = {"epoch": record.diverged_epoch, "step": record.diverged_step, "layer": record.diverged_layer or None}
+    return " ".join(f"{name} {value}" for name, value in place.items() if value is not None)

@@ -1,0 +1,167 @@
+"""Which MLflow store a sweep is mirrored to, and how it is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ablate.declaration import Declaration
+from ablate.places import Place, local_view
+from ablate.tracking.view import VIEW_TAG, view_state
+
+SQLITE = "sqlite:///"
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # The defaults, 7 retries of 120 s, hold up a caller for minutes when a server is gone.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # Else the first opening of a store prints the steps of its schema's migration.
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+_QUERY = re.compile(
+    r"([?&][^=&\s]*(?:passw|pwd|token|secret|credential|(?:api|access)[_-]?key)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE
+)
+_USER = re.compile(r"(?<=://)([^:/?#@\s]*):(.*)@", re.DOTALL)
+"""SQLAlchemy takes all up to the last @ for the password, also what a URI should have quoted."""
+_TOKEN = re.compile(r"^(https?://)[^:/?#@\s]+@")
+
+
+def quiet_environment() -> None:
+    """Set what keeps mlflow quiet and quick to give up, unless the user has set it.
+
+    It must be called before mlflow is imported, because mlflow reads its logging level while importing.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def tracking_uri(out: Place) -> str:
+    """Return MLFLOW_TRACKING_URI if it is set, else an SQLite file under the output folder, or its local view."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{_database(out)}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether a server stands behind the URI, which then keeps the artifacts too."""
+    return uri.startswith(("http://", "https://", "databricks", "uc:"))
+
+
+def is_database_server(uri: str) -> bool:
+    """Whether the URI leads to a database over the network, without an MLflow server before it."""
+    return uri.startswith(("postgresql", "mysql", "mssql"))
+
+
+def has_store(out: Place) -> bool:
+    """Whether there is something to open: a store that the user named, or the file that a sweep wrote."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or _database(out).exists()
+
+
+def artifact_root(out: Place) -> Path:
+    """Return the absolute folder of the artifacts, for every store that is not a server."""
+    return Path(os.path.abspath(local_view(out))) / "mlartifacts"
+
+
+def masked(uri: str) -> str:
+    """Return the URI for printing, without its password or token."""
+    text = _QUERY.sub(r"\1***", uri)
+    return text if uri.startswith(SQLITE) else _TOKEN.sub(r"\1***@", _USER.sub(r"\1:***@", text))
+
+
+def plain_cause(error: BaseException, uri: str) -> str:
+    """Return the first line of an error, cut at 200 characters and without the store's password."""
+    text = _QUERY.sub(r"\1***", str(error).replace(uri.rstrip("/"), masked(uri).rstrip("/")))
+    # What a driver makes of a password that is not quoted: it takes a part of it for the host.
+    for secret in filter(None, (password[2] for password in _USER.finditer(uri) if not uri.startswith(SQLITE))):
+        for part in (secret, *re.split(r"[@/?#:]", secret)):
+            text = text.replace(part, "***") if len(part) > 3 else text
+    line = text.strip().partition("\n")[0] or type(error).__name__
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def open_client(uri: str) -> Any:
+    """Return an MlflowClient of the store; a new SQLite file is created with its schema.
+
+    A database server is tried first: mlflow itself would try for 100 s, with a warning of five lines each time.
+    """
+    quiet_environment()
+    # Its warnings of retries print the address with all that is in it; the mirror tells the outage itself.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    if is_database_server(uri):
+        _try_database(uri)
+    from mlflow import MlflowClient
+
+    # It prints the traceback of every error of the database that it raises all the same.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    if not uri.startswith(SQLITE):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    file = Path(uri.removeprefix(SQLITE))
+    with _alone(file.with_suffix(".lock")):
+        if not file.exists():
+            # A process that is killed while it makes the schema leaves a store that nobody can open.
+            new = file.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            MlflowClient(tracking_uri=f"{SQLITE}{new}", registry_uri=f"{SQLITE}{new}")
+            os.replace(new, file)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _try_database(uri: str) -> None:
+    from sqlalchemy import create_engine
+
+    engine = create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one process at a time open an SQLite store: two that make its schema at once disturb each other."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(lock.open("ab")), fcntl.LOCK_EX)
+        yield
+
+
+def open_experiment(client: Any, uri: str, out: Place, declaration: Declaration) -> str:
+    """Return the id of the sweep's experiment, which is created, or restored where a user deleted it."""
+    found = client.get_experiment_by_name(declaration.sweep)
+    if found is None:
+        location = None if is_server(uri) else str(artifact_root(out) / declaration.sweep)
+        experiment = str(client.create_experiment(declaration.sweep, artifact_location=location))
+    else:
+        experiment = str(found.experiment_id)
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment)
+    # Without a kind the UI asks for one before it shows the runs.
+    tags = {"mlflow.note.content": _note(declaration), "mlflow.experimentKind": "custom_model_development"}
+    for name, value in (tags | {VIEW_TAG: view_state(declaration)}).items():
+        client.set_experiment_tag(experiment, name, value)
+    return experiment
+
+
+def _note(declaration: Declaration) -> str:
+    command = ["python", "cli.py", "sweep", declaration.file or f"{declaration.name}.yaml"]
+    if declaration.profile:
+        command += ["--profile", declaration.profile]
+    question = declaration.question.strip()
+    return "\n\n".join([*([question] if question else []), f"    {shlex.join(command)}\n"])
+
+
+def _database(out: Place) -> Path:
+    return Path(os.path.abspath(local_view(out))) / "mlflow.db"

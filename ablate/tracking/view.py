@@ -1,0 +1,47 @@
+"""How the MLflow UI shows a sweep: first the cells, from the best confirmed accuracy on, then the trials."""
+
+from __future__ import annotations
+
+import json
+
+from ablate.declaration import Declaration
+
+VIEW = "ablate"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+METRICS = ("confirmed_accuracy", "confirmed_n", "best_val_accuracy", "num_diverged", "val_accuracy")
+
+
+def link(server: str, experiment: str) -> str:
+    """Return the address of an experiment's run list as `view_state` arranges it.
+
+    Without its last part the UI opens a page about language-model traces.
+    """
+    return (
+        f"{server.rstrip('/')}/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+    )
+
+
+def view_state(declaration: Declaration) -> str:
+    """Return the value of the experiment tag in which the UI keeps a shared view.
+
+    Left alone the UI shows no parameter and no metric. The order is by a metric that only cells have, because a page
+    holds 100 runs and newer trials would push the cells off it. The UI nests trials below their cells when a user
+    sorts by "Created".
+    """
+    tuned = dict.fromkeys(name for cell in declaration.cells for name in cell.tuned)
+    columns = [
+        *_columns("metrics", *METRICS),
+        *_columns("params", *declaration.axes, *tuned),
+        *_columns("tags", "state"),
+    ]
+    state = {
+        "searchFilter": "",
+        "orderByKey": "metrics.`confirmed_accuracy`",
+        "orderByAsc": False,
+        "selectedColumns": columns,
+    }
+    return json.dumps(state)
+
+
+def _columns(kind: str, *names: str) -> list[str]:
+    return [f"{kind}.`{name}`" for name in names]

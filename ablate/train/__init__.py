@@ -1,0 +1,1 @@
+"""Training of trials: knows no Ray and no MLflow."""

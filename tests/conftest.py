@@ -1,0 +1,55 @@
+"""Fixtures: nothing of the machine's environment reaches a test, and training uses one thread."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from ablate.data.dataset import Dataset, Split
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    for name in ("ABLATE_DATA", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many bad inputs a long run has tried."""
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing is not None and fuzzing.EXAMPLES:
+        for kind, counts in sorted(fuzzing.COUNTS.items()):
+            terminalreporter.line(json.dumps({"kind": kind, **counts}))
+        terminalreporter.line(json.dumps({"inputs": sum(counts["inputs"] for counts in fuzzing.COUNTS.values())}))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of one module, for tests that try thousands of inputs."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture
+def tiny_dataset() -> Dataset:
+    """96 training, 32 validation and 32 test images of 3 classes that a net can tell apart by their brightness."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(num: int) -> Split:
+        labels = torch.arange(num) % 3
+        noise = torch.randint(0, 40, (num, 1, 8, 8), generator=generator)
+        return Split((noise + 80 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
+
+    return Dataset(
+        name="tiny",
+        train=split(96),
+        val=split(32),
+        test=split(32),
+        num_classes=3,
+        mean=torch.tensor([0.4]),
+        std=torch.tensor([0.25]),
+        digest="0123456789abcdef",
+    )

@@ -1,0 +1,155 @@
+"""A small sweep whose trials wait while a gate is closed, so that a fault comes when a test wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from test_sweep import ROOT, command, wait_for
+
+SOURCE = """
+import datetime, os, time
+import ablate.train.pack
+from ablate.registry import Row, register
+
+FOLDER, PAUSE_S = os.environ["GATE_FOLDER"], float(os.environ["GATE_PAUSE_S"])
+LOG, CLOSED = os.path.join(FOLDER, "log"), os.path.join(FOLDER, "closed")
+ablate.train.pack.CHECKPOINT_EVERY_S = 0  # after every epoch
+# By the clock that a test may set: Python's datetime does not ask time.time.
+ablate.train.pack._now = lambda: datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat()
+
+class Gated:
+    weight_decay = 0.0
+    def __init__(self, weights, config):
+        self.name = f"{config.shortcut} {config.lr!r}"
+    def add_gradient(self, moment):
+        while os.path.exists(CLOSED):
+            time.sleep(0.05)
+        with open(LOG, "a") as file:
+            file.write(f"{moment.step} {self.name}\\n")
+        time.sleep(PAUSE_S)
+    def after_step(self, moment):
+        pass
+
+register(Row(kind="regularizer", name="gated", target=Gated, summary="waits while the gate is closed"))
+"""
+# Four steps an epoch.
+FILE = """
+name: {name}
+imports: [gate.py]
+fixed: {dataset: digits, width: 4, epochs: 3, batch_size: 256, depth: 8, regularizer: gated}
+axes: {arm: {plain: {shortcut: none}, residual: {shortcut: identity}}}
+tune: {lr: {low: 1e-3, high: 1, log: true}}
+budget: {trials_per_cell: 3, pruner: none}
+confirm: {seeds: 1}
+report: {baseline: plain}
+"""
+NUM_TRIALS = 8
+
+
+class GatedSweep:
+    """A sweep of eight trials in a folder: `<name>.yaml`, started by the command line with `environment` on top."""
+
+    def __init__(
+        self, folder: Path, out: str = "runs", pause_s: float = 0.03, name: str = "gated", jobs: int = 2,
+        **environment: str,
+    ) -> None:  # fmt: skip
+        self.folder = folder
+        self.name = name
+        self.out = folder / out
+        self.log = folder / "log"
+        self._closed = folder / "closed"
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        # Not in the file, whose hash is in the keys of the trials.
+        self.environment |= {"GATE_FOLDER": str(folder), "GATE_PAUSE_S": str(pause_s)}
+        self.arguments = command("sweep", f"{name}.yaml", "--out", out, "--jobs", str(jobs))
+        (folder / "gate.py").write_text(SOURCE)
+        (folder / f"{name}.yaml").write_text(FILE.replace("{name}", name))
+
+    def run(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run it to its end with the gate open."""
+        self.open()
+        return subprocess.run(
+            self.arguments, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout
+        )
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start it."""
+        return subprocess.Popen(
+            self.arguments,
+            cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def start_until(self, num_trials: int) -> subprocess.Popen[str]:
+        """Start it; close the gate when so many trials are in the ledger and one is in its second epoch of three."""
+        process = self.start()
+        self.wait(lambda: len(self.ledger()) >= num_trials and self.num_at(4) > self.num_at(8), process)
+        self.close()
+        return process
+
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """Kill the driver by SIGKILL, and wait until the workers have noticed."""
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        mark = f"GATE_FOLDER={self.folder}\0".encode()
+        deadline = time.monotonic() + 120
+        while any(mark in content for content in _environments()):
+            assert time.monotonic() < deadline, "the workers do not end"
+            time.sleep(0.2)
+
+    def wait_for_trials(self, num_trials: int, process: subprocess.Popen[str]) -> None:
+        """Wait until so many trials are in the ledger."""
+        self.wait(lambda: len(self.ledger()) >= num_trials, process)
+
+    def wait(self, condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+        """Wait for a condition while the sweep runs."""
+        wait_for(condition, process, timeout=300)
+
+    def close(self) -> None:
+        """Let no trial do another step."""
+        self._closed.touch()
+
+    def open(self) -> None:
+        """Let the trials go on."""
+        self._closed.unlink(missing_ok=True)
+
+    def ledger(self) -> dict[str, tuple[bytes, int]]:
+        """Return the content and the time of every file of the ledger's trials."""
+        files = sorted((self.out / "ledger" / "trials").rglob("[!.]*.parquet"))
+        return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+    def num_under_way(self) -> int:
+        """Return how many trials are proposed and not in the ledger."""
+        return self.num_proposed() - len(self.ledger())
+
+    def num_proposed(self) -> int:
+        """Return how many trials are proposed."""
+        file = self.out / self.name / "proposals.jsonl"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def num_started(self) -> int:
+        """Return how often a trial did its first step."""
+        return self.num_at(0)
+
+    def num_at(self, step: int) -> int:
+        """Return how often a trial did this step."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return sum(line.startswith(f"{step} ") for line in lines)
+
+
+def _environments() -> Iterator[bytes]:
+    """Yield the environment of every process that may be looked at."""
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            yield file.read_bytes()
+
+
+def ended(output: str) -> set[str]:
+    """Return the trials that a run reported as ended, such as "arm=plain tune 0"."""
+    return set(re.findall(r"^\[\d+/\d+\] (.+? \w+ \d+):", output, flags=re.MULTILINE))

@@ -1,0 +1,158 @@
+"""A sweep that never ran: folder and ledger written through their own interfaces, with known numbers."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablate.declaration import Declaration, DeclaredCell, Proposal, SweepFolder
+from ablate.ledger import Ledger, TrialRecord
+
+DEPTHS = ("20", "56", "110")
+ARMS = ("residual", "plain", "plain+ortho")
+# Accuracy after the last epoch, by arm and depth.
+TRUTH = {
+    ("residual", "20"): 0.952, ("residual", "56"): 0.948, ("residual", "110"): 0.941,
+    ("plain", "20"): 0.949, ("plain", "56"): 0.862, ("plain", "110"): 0.103,
+    ("plain+ortho", "20"): 0.953, ("plain+ortho", "56"): 0.936, ("plain+ortho", "110"): 0.921,
+}  # fmt: skip
+NUM_EPOCHS = 12
+
+
+@dataclass
+class Synthetic:
+    """Writes one sweep. `confirm` overrides confirm trials: (arm, depth, replicate) to a state or an accuracy;
+    "waiting" leaves one out, "running" proposes it only. `freer_arm` has one more tuned parameter."""
+
+    out: Path
+    sweep: str = "depth_ablation@smoke"
+    num_tune: int = 6
+    num_seeds: int = 3
+    report: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, list[str]] = field(default_factory=lambda: {"depth": list(DEPTHS), "arm": list(ARMS)})
+    confirm: dict[tuple[str, str, int], str | float] = field(default_factory=dict)
+    tune_states: tuple[str, ...] = ("complete", "complete", "pruned", "diverged", "complete", "failed")
+    freer_arm: str = ""
+    message: str = (
+        'Traceback (most recent call last):\n  File "/home/alice/ablate/train.py", line 3\n'
+        "RuntimeError: cannot open /home/alice/data/train.bin on alice@gpu7.example.org\n"
+    )
+
+    def write(self) -> Declaration:
+        """Write the declaration, all proposals and all records."""
+        declaration = self.declaration()
+        folder, ledger = SweepFolder(self.out, self.sweep), Ledger(self.out)
+        folder.write_declaration(declaration, "name: depth_ablation\n")
+        for index, cell in enumerate(declaration.cells):
+            for number in range(self.num_tune):
+                self._write_trial(folder, ledger, cell, index, "tune", number)
+            for number in range(self.num_seeds):
+                self._write_trial(folder, ledger, cell, index, "confirm", number)
+        return declaration
+
+    def declaration(self) -> Declaration:
+        """Return the declaration, with a folder that must never be shown."""
+        cells = [
+            DeclaredCell(
+                key=f"cell{index}",
+                levels=levels,
+                settings={"dataset": "digits", "width": 8},
+                tuned=["optimizer", "lr", "ortho_weight" if "ortho" in levels.get("arm", "") else "weight_decay"]
+                + (["warmup"] if self.freer_arm and levels.get("arm") == self.freer_arm else []),
+            )
+            for index, levels in enumerate(self._levels())
+        ]
+        report = {"rows": "depth", "columns": "arm", "metric": "test_accuracy", "baseline": "plain"}
+        return Declaration(
+            sweep=self.sweep,
+            name="depth_ablation",
+            profile="smoke",
+            question="Do orthonormal weights let plain nets train at depths where they usually fail?",
+            axes=self.axes,
+            cells=cells,
+            trials_per_cell=self.num_tune,
+            num_seeds=self.num_seeds,
+            sampler="tpe",
+            pruner="median",
+            seed=0,
+            report={**report, **self.report},
+            tune={
+                "optimizer": ["sgd", "nesterov", "adam"],
+                "lr": [
+                    {"low": 1e-3, "high": 1.0, "log": True, "when": {"optimizer": ["sgd", "nesterov"]}},
+                    {"low": 1e-5, "high": 1e-2, "log": True, "when": {"optimizer": "adam"}},
+                ],
+                "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True, "when": {"regularizer": "l2"}},
+                "ortho_weight": {"low": 1e-6, "high": 0.1, "log": True, "when": {"regularizer": "orthonormal"}},
+            },
+            data={"dataset": "digits", "digest": "5a3f0c9e", "num_train": 1097, "num_val": 350, "num_test": 350,
+                  "num_classes": 10, "image_shape": [1, 8, 8]},
+            file=str(self.out / "home" / "alice" / "search_spaces" / "depth_ablation.yaml"),
+            history=["0f9d1c77aa", "b2c4e6f801"],
+        )  # fmt: skip
+
+    def _levels(self) -> list[dict[str, str]]:
+        combinations: list[dict[str, str]] = [{}]
+        for axis, levels in self.axes.items():
+            combinations = [{**found, axis: level} for found in combinations for level in levels]
+        return combinations
+
+    def _write_trial(
+        self, folder: SweepFolder, ledger: Ledger, cell: DeclaredCell, index: int, phase: str, number: int
+    ) -> None:
+        arm, depth = cell.levels.get("arm", "residual"), cell.levels.get("depth", "20")
+        noise = random.Random(f"{index} {phase} {number}")
+        accuracy = min(1.0, TRUTH[arm, depth] + noise.gauss(0, 0.006))
+        state = self.tune_states[number % len(self.tune_states)] if phase == "tune" else "complete"
+        if phase == "confirm":
+            asked = self.confirm.get((arm, depth, number), accuracy)
+            state, accuracy = (asked, accuracy) if isinstance(asked, str) else ("complete", asked)
+        elif number:
+            accuracy -= 0.05 * number  # the first tune trial wins
+        if state == "waiting":
+            return
+        # Confirm trials repeat the winner, which is the first tune trial; the seed is shared by all arms.
+        choice = 0 if phase == "confirm" else number
+        seed = 1000 + number if phase == "confirm" else 10_000 + index * 100 + number
+        fingerprint = f"{index:08x}{choice:08x}"
+        key = f"{fingerprint}-{seed:014x}"
+        settings = {
+            **cell.settings, "depth": int(depth), "optimizer": ("sgd", "nesterov", "adam")[choice % 3],
+            "lr": round(0.1 / (choice + 1), 4), "modulation_window": [0, 0.1], cell.tuned[2]: 10.0 ** -(choice + 2),
+        }  # fmt: skip
+        folder.append_proposal(
+            Proposal(cell=cell.key, phase=phase, number=number, key=key, seed=seed, settings=settings)
+        )
+        if state != "running":
+            ledger.write(self._record(key, fingerprint, seed, phase, state, settings, accuracy, noise))
+
+    def _record(
+        self, key: str, fingerprint: str, seed: int, phase: str, state: str, settings: dict[str, Any],
+        accuracy: float, noise: random.Random,
+    ) -> TrialRecord:  # fmt: skip
+        num_epochs = {"complete": NUM_EPOCHS, "pruned": 4, "diverged": 3, "failed": 0}[state]
+        curve = [
+            max(0.05, accuracy - (accuracy - 0.1) * math.exp(-epoch / 2.5) + noise.gauss(0, 0.004))
+            for epoch in range(1, num_epochs + 1)
+        ]
+        metrics = {"val_accuracy": accuracy} if state == "complete" else {}
+        if state == "complete" and phase == "confirm":
+            metrics["test_accuracy"] = accuracy
+        is_diverged = state == "diverged"
+        messages = {"failed": self.message, "diverged": "the training loss is nan"}
+        return TrialRecord(
+            key=key, fingerprint=fingerprint, seed=seed, phase=phase, state=state, settings=settings,
+            rows={"optimizer": "sgd 1"}, data_digest="5a3f0c9e", metrics=metrics,
+            curves={"val_accuracy": curve, "train_accuracy": [min(1.0, value + 0.02) for value in curve]},
+            num_epochs=num_epochs, num_parameters=4_960 * int(settings["depth"]), duration_s=36.0,
+            reason="error" if state == "failed" else "", message=messages.get(state, ""),
+            diverged_epoch=3 if is_diverged else None, diverged_step=41 if is_diverged else None,
+            diverged_layer="stage2.block0.conv1" if is_diverged else "",
+            provenance={"git_sha": "946241c", "git_dirty": "false", "torch": "2.14.0", "python": "3.11.7",
+                        "device": "cpu", "hostname": "gpu7.example.org"},
+            started_at="2025-12-31T23:59:24Z", finished_at="2026-01-01T00:00:00Z",
+            sweep=self.sweep if state in ("pruned", "failed") else "",
+        )  # fmt: skip

@@ -1,0 +1,105 @@
+"""Several sweeps in one report, other layouts, and the check of claims, through the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from click.testing import CliRunner
+from synthetic import ARMS, Synthetic
+from test_claims import BASE, GAIN, declared
+
+from ablate.commands import main
+from ablate.declaration import SweepFolder
+
+AXES = {"depth": ["20", "56"], "arm": list(ARMS)}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    Synthetic(folder, sweep="first", axes=AXES, confirm=GAIN | BASE).write()
+    Synthetic(folder, sweep="second", axes={"depth": ["56", "110"], "arm": list(ARMS)}, num_tune=7).write()
+    Synthetic(folder, sweep="other", axes={"arm": list(ARMS)}, report={"rows": None}).write()
+    return folder
+
+
+def run(out, tmp_path, *arguments):
+    return CliRunner().invoke(main, ["report", *arguments, "--out", str(out), "--to", str(tmp_path / "report")])
+
+
+def claim(out, *claims):
+    folder = SweepFolder(out, "first")
+    folder.write_declaration(dataclasses.replace(folder.read_declaration(), claims=list(claims)), "")
+
+
+def test_several_sweeps_share_a_table_with_the_sweep_in_the_row(out, tmp_path):
+    done = run(out, tmp_path, "first", "second")
+    assert done.exit_code == 0, done.output
+    for row in ("first · 20", "first · 56", "second · 56", "second · 110"):
+        assert f"| {row}" in done.stdout
+    assert "note: The sweeps differ in tune trials a cell: first 6, second 7." in done.stdout
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "python cli.py report first second" in page
+
+
+def test_sweeps_with_different_numbers_of_seeds_keep_their_own(tmp_path):
+    folder = tmp_path / "runs"
+    Synthetic(folder, sweep="three", axes=AXES, num_seeds=3).write()
+    Synthetic(folder, sweep="five", axes=AXES, num_seeds=5).write()
+    done = run(folder, tmp_path, "three", "five")
+    assert done.exit_code == 0, done.output
+    assert "seeds)" not in done.stdout
+    assert "unfinished" not in done.stdout
+    assert "note: The sweeps differ in confirm seeds a cell: three 3, five 5." in done.stdout
+
+
+def test_sweeps_with_other_axes_cannot_share_a_table(out, tmp_path):
+    done = run(out, tmp_path, "first", "other")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "the sweeps 'first' and 'other' have different axes and cannot share a table: ['arm', 'depth'] and ['arm']\n"
+    )
+    assert not (tmp_path / "report").exists()
+
+
+def test_rows_and_columns_can_be_swapped_without_running_anything(out, tmp_path):
+    done = run(out, tmp_path, "first", "--rows", "arm")
+    assert done.exit_code == 0, done.output
+    assert "| arm         |" in done.stdout
+    assert "Difference to" not in done.stdout
+    assert "python cli.py report first --rows arm" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_another_metric_is_labelled(out, tmp_path):
+    done = run(out, tmp_path, "first", "--metric", "val_accuracy")
+    assert "Validation accuracy in percent" in done.stdout
+
+
+def test_check_succeeds_only_where_all_claims_are_supported(out, tmp_path):
+    claim(out, declared())
+    done = run(out, tmp_path, "first", "--check")
+    assert done.exit_code == 0
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("supported: plain+ortho beats plain by at least 5 points at depth 56 (frozen before the ")
+    # A claim is about the declared metric: in another layout the verdict stays.
+    other = run(out, tmp_path, "first", "--check", "--metric", "val_accuracy")
+    assert other.stdout.splitlines()[-1] == line
+    claim(out, declared(), declared("plain+ortho beats plain by at least 30 points at depth 56", margin=0.3))
+    done = run(out, tmp_path, "first", "--check")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[-1].startswith("refuted: ")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert '<span class="verdict refuted">refuted</span>' in page
+    assert "2 claims, 0 of them exploratory, 0 withdrawn; the sweep was declared 2 times" in page
+
+
+def test_a_half_written_ledger_is_set_aside_and_its_trials_are_missing(tmp_path):
+    Synthetic(tmp_path / "runs", sweep="first", axes=AXES).write()
+    files = sorted((tmp_path / "runs" / "ledger").rglob("*.parquet"))
+    victim = next(file for file in files if "00000000-" in file.name)
+    victim.write_bytes(victim.read_bytes()[:100])
+    done = run(tmp_path / "runs", tmp_path, "first")
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "runs" / "ledger" / "aside").iterdir())) == 1
+    assert "unfinished" in done.stdout

@@ -1,0 +1,240 @@
+"""The command line: help, errors and exit codes. Sweeps that run are in test_sweep.py."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from ablate.commands import _write_report, main
+from ablate.config import ACCURACIES
+from ablate.errors import UsageError
+from ablate.report.build import NothingToReportError
+
+ROOT = Path(__file__).parent.parent
+FILE = """
+name: tiny
+fixed: {depth: 8, width: 4, epochs: 1}
+axes: {arm: {plain: {shortcut: none}, residual: {shortcut: identity}}}
+tune: {lr: {low: 0.01, high: 1, log: true}}
+budget: {trials_per_cell: 2}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(FILE)
+    return tmp_path
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    code = "import ablate.commands, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    heavy = {"torch", "ray", "optuna", "mlflow", "pandas", "matplotlib", "scipy", "pyarrow", "pydantic", "sklearn"}
+    assert not heavy & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_explains_itself_and_is_in_the_documentation(name):
+    shown = invoke(name, "--help")
+    assert shown.exit_code == 0
+    assert len(shown.output.splitlines()) > 4
+    assert f"cli.py {name}" in (ROOT / "README.md").read_text() + (ROOT / "docs" / "commands.md").read_text()
+
+
+def test_a_mistake_in_a_sweep_file_is_one_line_with_its_place_and_writes_nothing(folder):
+    (folder / "tiny.yaml").write_text(FILE.replace("depth: 8", "dpth: 8"))
+    for name in ("sweep", "plan"):
+        done = invoke(name, "tiny.yaml")
+        assert done.exit_code == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("tiny.yaml:3:9: unknown parameter 'dpth'. Did you mean 'depth'?")
+    assert [entry.name for entry in folder.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize("name", ["status", "report", "ui"])
+def test_a_command_without_a_sweep_says_how_to_get_one(folder, name):
+    done = invoke(name)
+    assert done.exit_code == 2
+    assert "no sweep in runs yet. Run: python cli.py sweep FILE" in done.stderr
+
+
+def test_a_missing_device_is_refused_before_anything_runs(folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = invoke("sweep", "tiny.yaml", "--device", "cuda")
+    assert done.exit_code == 2
+    assert "there is no device 'cuda' on this machine" in done.stderr
+
+
+def test_plan_says_what_a_sweep_asks_for(folder):
+    done = invoke("plan", "tiny.yaml")
+    assert done.exit_code == 0
+    assert "2 arm = 2 cells, each 2 tune trials and 3 confirm seeds: 10 trials" in done.stdout
+    assert "arm=plain: lr" in done.stdout
+    content = json.loads(invoke("plan", "tiny.yaml", "--json").stdout)
+    assert content["trials"] == 10
+    assert content["data"]["num_train"] == 1077
+
+
+def test_plan_of_a_sweep_without_axes(folder):
+    (folder / "tiny.yaml").write_text(FILE.replace("axes: {arm: {plain: {shortcut: none}, residual", "#"))
+    done = invoke("plan", "tiny.yaml", "--no-probe")
+    assert done.exit_code == 0, done.output
+    assert "\n1 cell with 2 tune trials and 3 confirm seeds: 5 trials\n" in done.stdout
+    assert "\nthe cell: lr\n" in done.stdout
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = [sys.executable, "-m", "cli", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_a_connection_that_breaks_is_told():
+    code = (
+        "import ablate.commands as commands\n"
+        "def refuse(*_): raise BrokenPipeError(32, 'Broken pipe')\n"
+        "commands.find_sweep = refuse\n"
+        "commands.main(['status'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, "[Errno 32] Broken pipe\n")
+
+
+def test_plan_warns_where_the_baseline_is_tuned_less(folder):
+    text = FILE.replace("residual: {shortcut: identity}", "residual: {shortcut: identity, regularizer: l2}").replace(
+        "tune: {", "tune: {weight_decay: {low: 1e-6, high: 1e-2, log: true},"
+    )
+    (folder / "tiny.yaml").write_text(text + "report: {baseline: plain}\n")
+    done = invoke("plan", "tiny.yaml")
+    assert "warning: the baseline 'plain' has 1 tuned dimensions, another cell 2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FILE.replace("epochs: 1", "epochs: 1, batch_size: 2000"), "3:52: batch_size must be <= the 1077 training"),
+        (FILE.replace("tune: {", "tune: {batch_size: [64, 2000], "), "5:20: batch_size must be <= the 1077 training"),
+        (FILE.replace("tune: {", "tune: {num_train: [100, 200], "), "5:8: num_train cannot be tuned: every cell needs"),
+        (FILE.replace("epochs: 1", "epochs: 1, image_size: 9"), "3:52: image_size must be at most 8, the size of the"),
+        (FILE.replace("epochs: 1", "epochs: 1, num_val: 9999"), "3:49: num_val must be between 10 and "),
+        (FILE.replace("epochs: 1", "epochs: 1, num_train: 9999"), "3:51: num_train must be between 10 and "),
+        (FILE.replace("{shortcut: none}", "{shortcut: none, num_val: 9999}"), "4:47: num_val must be between 10 and "),
+        (
+            FILE.replace("axes: {", "axes: {dataset: [digits, fashion_mnist], "),
+            "4:26: dataset must be the same in all cells of one table",
+        ),
+        (
+            FILE.replace("identity}", "identity, dataset: cifar10}"),
+            "4:79: dataset must be the same in all cells of one table",
+        ),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_at_its_line(folder, text, message):
+    (folder / "tiny.yaml").write_text(text)
+    done = invoke("plan", "tiny.yaml")
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"tiny.yaml:{message}")
+
+
+def test_train_says_where_a_trial_diverged(folder):
+    options = ("--set", "fixed.max_loss=0.1", "--with", "lr=0.05")
+    done = invoke("train", "tiny.yaml", "--cell", "arm=plain", *options)
+    assert done.exit_code == 0, done.output
+    line, last = done.stdout.splitlines()
+    assert line.startswith("diverged in epoch 1, step 0, layer loss: training loss ")
+    assert json.loads(last)["state"] == "diverged"
+
+
+def test_the_last_line_of_train_is_json_where_a_number_is_not_finite(folder, monkeypatch):
+    record = SimpleNamespace(state="complete", metrics={"val_loss": float("inf"), "val_accuracy": 0.5})
+    monkeypatch.setattr("ablate.sweep.single.train_one", lambda *_: record)
+    done = invoke("train", "tiny.yaml", "--cell", "arm=plain")
+    assert done.stdout == '{"state": "complete", "val_loss": null, "val_accuracy": 0.5}\n'
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NothingToReportError("no finished confirm trial yet"), ""),
+        (UsageError("the baseline is gone"), "no report: the baseline is gone\n"),
+    ],
+)
+def test_a_sweep_hides_a_missing_report_only_where_there_is_nothing_to_report(monkeypatch, capsys, error, told):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr("ablate.report.build.build_report", refuse)
+    assert _write_report(Path("runs"), "s", Path("to")) is None
+    assert capsys.readouterr().err == told
+
+
+def test_train_takes_choices_by_their_names(folder):
+    text = FILE.replace("tune: {", "tune: {modulation_window: {choices: {always: [0, 1], start: [0, 0.1]}}, ")
+    (folder / "tiny.yaml").write_text(text.replace("epochs: 1", "epochs: 1, modulation: anchor"))
+    done = invoke("train", "tiny.yaml", "--cell", "arm=plain", "--with", "modulation_window=start")
+    assert done.exit_code == 0, done.output
+
+
+def test_train_runs_one_trial_without_ray(folder):
+    done = invoke("train", "tiny.yaml", "--cell", "arm=residual", "--with", "lr=0.05", "--set", "fixed.epochs=2")
+    assert done.exit_code == 0, done.output
+    *epochs, last = done.stdout.splitlines()
+    assert epochs[1].startswith("epoch 2/2: validation accuracy 0.")
+    assert json.loads(last)["state"] == "complete"
+    assert {name for name in json.loads(last) if name.endswith(("accuracy", "statistics"))} == {*ACCURACIES}
+    assert not (folder / "runs" / "ledger").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cell", "arm=plian"], r"no cell 'arm=plian'. Did you mean 'arm=plain'? Available: arm=plain, arm=residual"),
+        (
+            ["--cell", "arm=plain", "--with", "depth=20"],
+            "--with depth=20: needs PARAMETER=VALUE with a tuned parameter",
+        ),
+        (["--cell", "arm=plain", "--with", "lr=-1"], "--with lr=-1: lr must be a number > 0, but got -1"),
+        (
+            ["--cell", "arm=plain", "--set", "tune.optimizer=[sgd, adam]", "--with", "optimizer=adma"],
+            "--with optimizer=adma: unknown optimizer 'adma'. Did you mean 'adam'? Available: adadelta, ",
+        ),
+        (
+            ["--cell", "arm=plain", "--set", "tune.batch_size=[32, 64]", "--with", "batch_size=5000"],
+            "--with batch_size=5000: batch_size must be <= the 1077 training images of digits, but got 5000",
+        ),
+        (
+            [
+                "--cell",
+                "arm=plain",
+                "--set",
+                "fixed.modulation=anchor",
+                "--with",
+                "modulation_window=alwys",
+                "--set",
+                "tune.modulation_window={choices: {always: [0, 1], start: [0, 0.1]}}",
+            ],
+            "with 0 <= start <= end <= 1, but got 'alwys'. Did you mean 'always'? Available: always, start",
+        ),
+    ],
+)
+def test_train_refuses_what_it_cannot_run(folder, options, message):
+    done = invoke("train", "tiny.yaml", *options)
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert message in line
+
+
+def test_the_schema_beside_the_search_spaces_is_the_present_one():
+    written = json.loads((ROOT / "search_spaces" / "sweep.schema.json").read_text())
+    assert json.loads(invoke("schema").stdout) == written

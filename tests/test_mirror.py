@@ -1,0 +1,440 @@
+"""The MLflow mirror, against a real SQLite store and against one that is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
+from ablate.ledger import TrialRecord
+from ablate.tracking import content
+from ablate.tracking.mirror import Mirror
+from ablate.tracking.store import masked, open_client, open_experiment, plain_cause, tracking_uri
+
+ACCURACIES = [0.2, 0.5, 0.6]
+
+
+@pytest.fixture(autouse=True)
+def _default_store(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def make_cell(depth, arm):
+    levels = {"depth": str(depth), "arm": arm}
+    settings = {"depth": depth, "dataset": "digits", "ortho": arm == "ortho"}
+    return DeclaredCell(key=f"cell-{depth}-{arm}", levels=levels, settings=settings, tuned=["lr"])
+
+
+def make_trial(cell, phase, number, state="complete", **changes):
+    settings = {**cell.settings, "lr": 0.01 * (number + 1)}
+    key = f"{cell.key}-{phase}-{number}"
+    proposal = Proposal(cell=cell.key, phase=phase, number=number, key=key, seed=number, settings=settings)
+    metrics = {"val_accuracy": ACCURACIES[-1] + number / 100}
+    if phase == "confirm":
+        metrics["test_accuracy"] = 0.55
+    values = {
+        "key": key,
+        "fingerprint": f"print-{number}",
+        "seed": number,
+        "phase": phase,
+        "state": state,
+        "settings": settings,
+        "rows": {},
+        "data_digest": "d",
+        "metrics": metrics if state == "complete" else {},
+        "curves": {"val_accuracy": ACCURACIES, "train_loss": [2.0, float("nan"), float("inf")]},
+        "num_epochs": 3,
+        "duration_s": 6.0,
+        "provenance": {"git_sha": "abc123"},
+        "started_at": f"2026-01-02T03:0{number}:05+00:00",
+        "finished_at": f"2026-01-02T03:0{number}:11+00:00",
+        **changes,
+    }
+    return proposal, TrialRecord(**values)
+
+
+def make_cells():
+    """Two cells of three tune and two confirm trials, among them every state."""
+    plain, ortho = make_cell(20, "plain"), make_cell(20, "ortho")
+    diverged = {"state": "diverged", "diverged_epoch": 2, "diverged_step": 40, "diverged_layer": "stem"}
+    tune = [
+        make_trial(plain, "tune", 0),
+        make_trial(plain, "tune", 1, "pruned"),
+        make_trial(plain, "tune", 2, "failed", reason="error", message="it broke"),
+    ]
+    confirm = [make_trial(plain, "confirm", 0), make_trial(plain, "confirm", 1, **diverged)]
+    other_tune = [make_trial(ortho, "tune", 0), make_trial(ortho, "tune", 1), (make_trial(ortho, "tune", 2)[0], None)]
+    return [CellTrials(plain, tune, confirm), CellTrials(ortho, other_tune, [])]
+
+
+def make_declaration(sweep="depth@smoke"):
+    return Declaration(
+        sweep=sweep,
+        name="depth",
+        profile="smoke",
+        question="Does it train?",
+        axes={"depth": ["20"], "arm": ["plain", "ortho"]},
+        cells=[trials.cell for trials in make_cells()],
+        trials_per_cell=3,
+        num_seeds=2,
+        sampler="tpe",
+        pruner="none",
+        seed=0,
+        report={"baseline": "plain"},
+        tune={},
+        data={"num_classes": 10},
+        file="search_spaces/depth.yaml",
+    )
+
+
+def mirrored(out, cells=None, folder=None, declaration=None):
+    mirror = Mirror(out, declaration or make_declaration(), "name: depth\n")
+    mirror.replay(cells or make_cells())
+    mirror.summary(folder, cells or make_cells())
+    return mirror.close(60)
+
+
+def read_runs(out, sweep="depth@smoke"):
+    client = open_client(tracking_uri(out))
+    experiment = client.get_experiment_by_name(sweep)
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    parents = {run.info.run_id: run.info.run_name for run in runs}
+    named = {}
+    for run in runs:
+        parent = parents.get(run.data.tags.get("mlflow.parentRunId"))
+        name = (parent, run.info.run_name.removesuffix(f" {parent}")) if parent else run.info.run_name
+        assert name not in named, f"{name} is there twice"
+        named[name] = run
+    return client, experiment, named
+
+
+def read_points(client, runs):
+    histories = {
+        (name, metric): client.get_metric_history(run.info.run_id, metric)
+        for name, run in runs.items()
+        for metric in run.data.metrics
+    }
+    return {at: sorted((p.step, p.timestamp, p.value) for p in history) for at, history in histories.items()}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with two cells that were mirrored once, and what close() said."""
+    out = tmp_path_factory.mktemp("out with space")
+    folder = out / "report"
+    folder.mkdir()
+    (folder / "report.html").write_text("<h1>A table</h1>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        num_missed = mirrored(out, folder=folder)
+    return out, num_missed
+
+
+def test_a_sweep_becomes_a_tree_of_runs(store):
+    out, num_missed = store
+    _, experiment, runs = read_runs(out)
+    assert num_missed == 0
+    assert "Does it train?" in experiment.tags["mlflow.note.content"]
+    assert "python cli.py sweep search_spaces/depth.yaml --profile smoke" in experiment.tags["mlflow.note.content"]
+    assert set(runs) == {
+        "summary",
+        "depth=20 arm=plain",
+        "depth=20 arm=ortho",
+        *(("depth=20 arm=plain", name) for name in ("tune 0", "tune 1", "tune 2", "confirm 0", "confirm 1")),
+        *(("depth=20 arm=ortho", name) for name in ("tune 0", "tune 1")),
+    }
+    assert runs["summary"].info.status == "KILLED"
+    assert runs["depth=20 arm=plain"].info.status == "FINISHED"
+    assert runs["depth=20 arm=ortho"].info.status == "KILLED"
+
+
+def test_the_ui_is_told_which_columns_to_show(store):
+    _, experiment, runs = read_runs(store[0])
+    view = json.loads(experiment.tags["mlflow.sharedViewState.ablate"])
+    expected = {"metrics.`confirmed_accuracy`", "params.`depth`", "params.`arm`", "params.`lr`", "tags.`state`"}
+    assert expected <= set(view["selectedColumns"])
+    assert view["orderByKey"] == "metrics.`confirmed_accuracy`"
+    name = runs["depth=20 arm=plain", "tune 1"].info.run_name
+    assert name == "tune 1 depth=20 arm=plain"
+
+
+def test_a_trial_keeps_its_configuration_curves_and_cause(store):
+    client, _, runs = read_runs(store[0])
+    run = runs["depth=20 arm=plain", "confirm 0"]
+    assert run.data.params == {"depth": "20", "arm": "plain", "dataset": "digits", "ortho": "false", "lr": "0.01"}
+    expected = {"phase": "confirm", "number": "0", "seed": "0", "depth": "20", "arm": "plain", "state": "complete"}
+    expected |= {"fingerprint": "print-0", "ablate.trial": "cell-20-plain-confirm-0", "git_sha": "abc123"}
+    assert run.data.tags.items() >= expected.items()
+    assert (run.info.status, run.info.end_time - run.info.start_time) == ("FINISHED", 6000)
+    history = client.get_metric_history(run.info.run_id, "val_accuracy")
+    assert [(point.step, point.value) for point in history] == [(1, 0.2), (2, 0.5), (3, 0.6)]
+    assert [point.timestamp - run.info.start_time for point in history] == [2000, 4000, 6000]
+    assert run.data.metrics["test_accuracy"] == 0.55
+    assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 1
+
+
+def test_a_state_is_seen_in_the_status_and_the_tags(store):
+    _, _, runs = read_runs(store[0])
+    found = {name: runs["depth=20 arm=plain", name] for name in ("tune 1", "tune 2", "confirm 1")}
+    assert [run.info.status for run in found.values()] == ["KILLED", "FAILED", "FINISHED"]
+    assert found["tune 2"].data.tags["reason"] == "error"
+    assert found["tune 2"].data.tags["mlflow.note.content"] == "it broke"
+    assert found["confirm 1"].data.tags["diverged_at"] == "epoch 2 step 40 layer stem"
+
+
+def test_a_cell_counts_a_diverged_seed_as_chance(store):
+    _, _, runs = read_runs(store[0])
+    run = runs["depth=20 arm=plain"]
+    assert run.data.metrics["confirmed_accuracy"] == pytest.approx((0.55 + 0.1) / 2)
+    assert run.data.metrics["confirmed_n"] == 2
+    assert run.data.metrics["num_diverged"] == 1
+    assert run.data.metrics["best_val_accuracy"] == pytest.approx(0.6)
+    assert run.data.tags["winner.lr"] == "0.01"
+    note = run.data.tags["mlflow.note.content"]
+    assert "Confirmed test accuracy: " in note
+    assert "Winner on validation data: tune 0 (lr 0.01)." in note
+    assert run.data.params == {"depth": "20", "arm": "plain", "dataset": "digits", "ortho": "false"}
+
+
+def test_the_summary_holds_the_resolved_file_and_the_report(store):
+    client, experiment, runs = read_runs(store[0])
+    run_id = runs["summary"].info.run_id
+    assert {file.path for file in client.list_artifacts(run_id)} == {"resolved.yaml", "report"}
+    assert [file.path for file in client.list_artifacts(run_id, "report")] == ["report/report.html"]
+    assert experiment.artifact_location == str(store[0] / "mlartifacts" / "depth@smoke")
+
+
+def test_a_replay_changes_nothing(tmp_path):
+    mirrored(tmp_path)
+    client, _, before = read_runs(tmp_path)
+    points = read_points(client, before)
+    assert mirrored(tmp_path) == 0
+    _, _, after = read_runs(tmp_path)
+    assert {name: run.info.run_id for name, run in after.items()} == {n: r.info.run_id for n, r in before.items()}
+    assert read_points(client, after) == points
+    for name, run in after.items():
+        assert run.data.params == before[name].data.params
+        assert run.data.tags == before[name].data.tags
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_run_that_a_crash_cut_off_is_completed(tmp_path, is_written):
+    mirrored(tmp_path)
+    client, _, runs = read_runs(tmp_path)
+    points = read_points(client, runs)
+    cut = runs["depth=20 arm=plain", "confirm 0"].info.run_id
+    if not is_written:
+        client.delete_tag(cut, "ablate.mirrored")
+    client.update_run(cut, status="RUNNING")
+    mirrored(tmp_path)
+    after = read_runs(tmp_path)[2]
+    run = after["depth=20 arm=plain", "confirm 0"]
+    assert (run.info.run_id, run.info.status) == (cut, "FINISHED")
+    assert read_points(client, after) == points
+
+
+def test_a_failed_trial_that_ran_again_gets_a_new_run(tmp_path):
+    mirrored(tmp_path)
+    cells = make_cells()
+    cells[0].tune[2] = make_trial(cells[0].cell, "tune", 2, finished_at="2026-01-03T00:00:00")
+    mirrored(tmp_path, cells)
+    run = read_runs(tmp_path)[2]["depth=20 arm=plain", "tune 2"]
+    assert (run.data.tags["state"], run.info.status) == ("complete", "FINISHED")
+
+
+def test_runs_of_a_sweep_that_got_an_axis_are_found_by_it_too(tmp_path):
+    mirrored(tmp_path)
+    before = {run.info.run_id for run in read_runs(tmp_path)[2].values()}
+    cells = make_cells()
+    for trials in cells:
+        trials.cell.levels["norm"] = "batch"
+    mirrored(tmp_path, cells)
+    _, _, runs = read_runs(tmp_path)
+    assert {run.info.run_id for run in runs.values()} == before
+    name = "depth=20 arm=plain norm=batch"
+    for run in (runs[name], runs[name, "tune 0"]):
+        assert (run.data.tags["norm"], run.data.params["norm"]) == ("batch", "batch")
+        assert run.data.params["depth"] == "20"
+
+
+def test_an_earlier_winners_numbers_do_not_stay(tmp_path):
+    mirrored(tmp_path)
+    cells = make_cells()
+    better = dataclasses.replace(cells[0].tune[0][1], state="complete", metrics={"val_accuracy": 0.9})
+    cells[0].tune[0] = (cells[0].tune[0][0], better)
+    cells[0].confirm.clear()
+    mirrored(tmp_path, cells)
+    metrics = read_runs(tmp_path)[2]["depth=20 arm=plain"].data.metrics
+    assert metrics["best_val_accuracy"] == 0.9
+    assert metrics["confirmed_accuracy"] != metrics["confirmed_accuracy"]
+    assert metrics["confirmed_n"] == 0
+
+
+def test_a_deleted_experiment_comes_back(tmp_path):
+    mirrored(tmp_path)
+    client, experiment, before = read_runs(tmp_path)
+    client.delete_experiment(experiment.experiment_id)
+    assert mirrored(tmp_path) == 0
+    assert set(read_runs(tmp_path)[2]) == set(before)
+
+
+def test_a_trial_takes_three_calls_and_its_last_one_ends_it(tmp_path, monkeypatch):
+    calls = []
+
+    class Counted:
+        def __init__(self, uri):
+            self.client = open_client(uri)
+
+        def __getattr__(self, name):
+            calls.append(name)
+            return getattr(self.client, name)
+
+    monkeypatch.setattr("ablate.tracking.client.open_client", Counted)
+    cell = make_cells()[0].cell
+    mirror = Mirror(tmp_path, make_declaration(), "")
+    for number in range(3):
+        mirror.finished(cell, *make_trial(cell, "tune", number))
+    assert mirror.close(60) == 0
+    last = len(calls) - 1 - calls[::-1].index("log_batch")
+    assert calls[last - 4 : last + 2] == ["create_run", "log_batch", "set_terminated"] * 2
+
+
+def test_what_is_too_much_for_one_call_is_written_whole(tmp_path):
+    cells = make_cells()
+    proposal, record = cells[0].tune[0]
+    settings = {f"setting_{number}": number for number in range(150)}
+    curves = {name: [value / 1000 for value in range(1, 801)] for name in ("val_accuracy", "train_accuracy")}
+    cells[0].tune[0] = (proposal, dataclasses.replace(record, settings=settings, curves=curves, metrics={}))
+    assert mirrored(tmp_path, cells) == 0
+    client, _, runs = read_runs(tmp_path)
+    run = runs["depth=20 arm=plain", "tune 0"]
+    assert (run.info.status, run.data.tags["ablate.mirrored"][:8]) == ("FINISHED", "complete")
+    assert run.data.params.items() >= {name: str(value) for name, value in settings.items()}.items()
+    for name, curve in curves.items():
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [point.value for point in sorted(history, key=lambda point: point.step)] == curve
+
+
+def test_runs_are_found_beyond_the_first_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("ablate.tracking.client.PAGE", 2)
+    mirrored(tmp_path)
+    assert mirrored(tmp_path) == 0
+    assert len(read_runs(tmp_path)[2]) == 10
+
+
+def test_a_dead_store_stops_nothing_and_is_filled_later(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:1")
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, "ablate"):
+        mirror = Mirror(tmp_path, make_declaration(), "")
+        mirror.replay(make_cells())
+        mirror.summary(None, make_cells())
+        assert time.monotonic() - began < 0.5
+        assert mirror.close(30) == 7
+    assert time.monotonic() - began < 20
+    assert len([record for record in caplog.records if record.name.startswith("ablate")]) == 1
+    assert "secret" not in caplog.text
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert mirrored(tmp_path) == 0
+    assert len(read_runs(tmp_path)[2]) == 10
+
+
+def test_a_store_that_comes_back_gets_what_it_missed(tmp_path, monkeypatch):
+    is_up = False
+
+    def opened(*args):
+        if not is_up:
+            raise ConnectionError("down")
+        return open_client(*args)
+
+    monkeypatch.setattr("ablate.tracking.client.open_client", opened)
+    mirror = Mirror(tmp_path, make_declaration(), "", pause_s=0.1)
+    mirror.replay(make_cells())
+    time.sleep(0.3)
+    is_up = True
+    assert mirror.close(60) == 0
+    assert len(read_runs(tmp_path)[2]) == 10
+
+
+def test_a_trial_that_the_store_refuses_holds_up_no_other(tmp_path, caplog):
+    cells = make_cells()
+    proposal, record = cells[0].tune[0]
+    cells[0].tune[0] = (proposal, dataclasses.replace(record, settings={"bad\nname!": 1}))
+    assert mirrored(tmp_path, cells) == 1
+    assert "does not take" in caplog.text
+
+
+def test_closing_waits_no_longer_than_it_is_told(tmp_path, monkeypatch):
+    is_up = threading.Event()
+
+    def opened(*args):
+        is_up.wait(60)
+        return open_client(*args)
+
+    monkeypatch.setattr("ablate.tracking.client.open_client", opened)
+    mirror = Mirror(tmp_path, make_declaration(), "")
+    mirror.replay(make_cells())
+    began = time.monotonic()
+    assert mirror.close(0.2) == 7
+    assert time.monotonic() - began < 2
+    is_up.set()
+    assert mirror.close(60) == 0
+
+
+def test_the_first_opening_prints_nothing(tmp_path):
+    code = "import sys; from ablate.tracking.store import open_client; open_client(sys.argv[1])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
+
+
+def test_importing_the_mirror_loads_no_mlflow():
+    code = "import sys, ablate.tracking.mirror, ablate.tracking.ui; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_experiment_on_a_server_gets_no_local_artifact_folder():
+    class Recorder:
+        def __getattr__(self, name):
+            return lambda *args, **kwargs: made.append((name, kwargs)) if name == "create_experiment" else None
+
+    made = []
+    open_experiment(Recorder(), "http://host:5000", Path("out"), make_declaration())
+    assert made == [("create_experiment", {"artifact_location": None})]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?user=me&password=***"),
+        ("sqlite:////out/mlflow.db", "sqlite:////out/mlflow.db"),
+    ],
+)
+def test_a_password_is_not_printed(uri, shown):
+    assert masked(uri) == shown
+    assert plain_cause(OSError(f"cannot open {uri}\nbecause"), uri) == f"cannot open {shown}"
+
+
+def test_a_long_value_and_an_odd_name_are_made_to_fit():
+    assert len(content.text("x" * 7000)) == content.MAX_VALUE_LENGTH
+    assert content.text([0, 0.1]) == "[0, 0.1]"
+    assert content.metric_name("rank[stem]") == "rank_stem_"
+    assert content.milliseconds("") is None
+
+
+def test_a_store_whose_making_was_cut_off_is_made_anew(tmp_path):
+    (tmp_path / "mlflow.new").write_bytes(b"half a store")
+    assert mirrored(tmp_path) == 0
+    assert len(read_runs(tmp_path)[2]) == 10
+    assert not (tmp_path / "mlflow.new").exists()

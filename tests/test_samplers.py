@@ -1,0 +1,290 @@
+"""Samplers, known points and pruners of a cell, and the combinations of them that are refused."""
+
+import re
+from math import log10
+from pathlib import Path
+
+import pytest
+from test_schedule import Sweep
+
+from ablate.errors import SpecError
+from ablate.sweep.cells import build_cells
+from ablate.sweep.grid import grid
+from ablate.sweep.samplers import build_sampler
+from ablate.sweep.spec import load_spec
+
+SAMPLERS = {
+    "tpe": ["budget.sampler=tpe"],
+    "random": ["budget.sampler=random"],
+    "qmc": ["budget.sampler=qmc"],
+    "grid": [
+        "budget.sampler=grid",
+        "tune.lr=[0.001, 0.01, 0.1]",
+        "tune.momentum={low: 0, high: 0.9, step: 0.9, when: {optimizer: sgd}}",
+        "budget.trials_per_cell=9",
+    ],
+    "known points": ["budget.start_from=[{lr: 0.3, optimizer: sgd, momentum: 0.5}, {optimizer: adam}]"],
+    "known points, qmc": ["budget.start_from=[{lr: 0.3}]", "budget.sampler=qmc"],
+    "batch": ["budget.batch=3"],
+}
+PRUNERS = ["median", "successive_halving", "hyperband", "none"]
+
+
+def folders(tmp_path: Path, *names: str):
+    for name in names:
+        (tmp_path / name).mkdir()
+
+
+def by_cell(sweep: Sweep, phase: str = "tune"):
+    found = {}
+    for name, proposal, record in sweep.ended:
+        if proposal.phase == phase:
+            found.setdefault(name, {})[proposal.number] = (proposal.settings, record)
+    return found
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_goes_on_after_any_interruption_as_if_there_had_been_none(tmp_path, sampler):
+    folders(tmp_path, "a", "b")
+    overrides = ["axes.depth=[8]", *SAMPLERS[sampler]]
+    whole = Sweep(tmp_path / "a", *overrides).run()
+    assert whole.schedule.is_finished()
+    for _ in range(100):
+        cut = Sweep(tmp_path / "b", *overrides)
+        if cut.schedule.is_finished():
+            break
+        cut.run(3)
+        cut.schedule.next_pack()
+    assert sorted(cut.proposals()) == sorted(whole.proposals())
+    assert len(whole.proposals()) == len(set(whole.proposals())) == whole.plan.declaration.num_trials
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_every_pruner_stops_the_same_trials_after_an_interruption(tmp_path, pruner):
+    folders(tmp_path, "a", "b")
+    overrides = ["axes.depth=[8]", f"budget.pruner={pruner}", "budget.trials_per_cell=12", "confirm.seeds=0"]
+    score = {"score": lambda settings, phase: min(1.0, settings["lr"])}
+    whole = Sweep(tmp_path / "a", *overrides, **score).run()
+    outcomes = {(name, p.number): (r.state, r.num_epochs, p.key) for name, p, r in whole.ended}
+    pruned = [state for state, _, _ in outcomes.values() if state == "pruned"]
+    assert bool(pruned) == (pruner != "none")
+    found = {}
+    for _ in range(5):
+        cut = Sweep(tmp_path / "b", *overrides, **score).run(5)
+        found |= {(name, p.number): (r.state, r.num_epochs, p.key) for name, p, r in cut.ended}
+        assert len(cut.ended) <= 5
+    assert found == outcomes
+
+
+def test_successive_halving_keeps_its_rungs_over_a_resume(tmp_path):
+    """The values at the rungs are what later trials are judged by: they are put into the rebuilt study."""
+    overrides = ["axes.depth=[8]", "budget.pruner=successive_halving", "confirm.seeds=0"]
+    score = {"score": lambda settings, phase: min(1.0, settings["lr"])}
+    before = Sweep(tmp_path, *overrides, **score).run()
+    after = Sweep(tmp_path, *overrides, **score)
+    for run, again in zip(before.schedule.cells, after.schedule.cells, strict=True):
+        rungs = [trial.system_attrs for trial in run.search.study.trials]
+        assert any("completed_rung_0" in attributes for attributes in rungs)
+        assert [trial.system_attrs.get("completed_rung_0") for trial in again.search.study.trials] == [
+            attributes.get("completed_rung_0") for attributes in rungs
+        ]
+
+
+def test_hyperband_puts_trial_k_into_the_same_bracket_in_every_cell(tmp_path):
+    sweep = Sweep(tmp_path, "budget.pruner=hyperband", "budget.trials_per_cell=12", "confirm.seeds=0").run()
+    brackets = []
+    for run in sweep.schedule.cells:
+        pruner = run.search.study.pruner
+        brackets.append([pruner._get_bracket_id(run.search.study, trial) for trial in run.search.study.trials])
+    assert len(set(brackets[0])) > 1
+    assert all(other == brackets[0] for other in brackets)
+
+
+def test_tpe_models_parameters_together_also_those_of_some_trials_only(tmp_path):
+    """Its relative space, which it draws from jointly: without groups it has no conditional parameter."""
+    sweep = Sweep(tmp_path, "axes.depth=[8]").run()
+    for run in sweep.schedule.cells:
+        momenta = ["momentum" in trial.params for trial in run.search.study.trials]
+        assert {True, False} == set(momenta)
+        sampler = build_sampler("tpe", run.cell.space, index=0, num_startup=2, seed=0, sequence_seed=0)
+        drawn = sampler.infer_relative_search_space(run.search.study, run.search.study.trials[-1])
+        assert set(drawn) == {"lr", "optimizer", "momentum"}
+
+
+def test_quasi_random_points_cover_the_range_more_evenly_than_chance(tmp_path):
+    overrides = ["budget.trials_per_cell=16", "axes.depth=[8]", "budget.pruner=none", "confirm.seeds=0"]
+    sweep = Sweep(tmp_path, *overrides, "budget.sampler=qmc").run()
+    for trials in by_cell(sweep).values():
+        rates = [settings["lr"] for settings, _ in trials.values()]
+        # 16 points of a scrambled Sobol' sequence have one in each sixteenth of every coordinate.
+        assert sorted(int((log10(rate) + 4) / 4 * 16) for rate in rates) == list(range(16))
+        assert sum(settings["optimizer"] == "sgd" for settings, _ in trials.values()) == 8
+    first, second = by_cell(sweep).values()
+    assert first[0][0]["lr"] != second[0][0]["lr"]
+
+
+def test_a_grid_tries_every_point_once_in_every_cell(tmp_path):
+    sweep = Sweep(tmp_path, *SAMPLERS["grid"]).run()
+    for trials in by_cell(sweep).values():
+        points = [(s["optimizer"], s["lr"], s.get("momentum")) for s, _ in trials.values()]
+        assert len(set(points)) == len(points) == 9
+        assert {lr for _, lr, _ in points} == {0.001, 0.01, 0.1}
+        assert {momentum for optimizer, _, momentum in points if optimizer == "sgd"} == {0.0, 0.9}
+
+
+def test_known_points_come_first_in_every_cell_and_the_sampler_fills_in_the_rest(tmp_path):
+    points = "budget.start_from=[{lr: 0.25, optimizer: sgd, momentum: 0.5}, {lr: 0.125}]"
+    sweep = Sweep(tmp_path, points).run()
+    for trials in by_cell(sweep).values():
+        settings = trials[0][0]
+        assert (settings["lr"], settings["optimizer"], settings["momentum"]) == (0.25, "sgd", 0.5)
+        assert trials[1][0]["lr"] == 0.125
+        assert trials[1][0]["optimizer"] in ("sgd", "adam")
+        assert trials[2][0]["lr"] not in (0.25, 0.125)
+
+
+def spec_of(tmp_path, text):
+    file = tmp_path / "s.yaml"
+    file.write_text(text)
+    return load_spec(file)
+
+
+def test_a_known_point_is_adapted_to_cells_that_tune_less_and_tried_there_once(tmp_path):
+    spec = spec_of(
+        tmp_path,
+        """
+name: s
+axes: {arm: {plain: {regularizer: none}, ortho: {regularizer: orthonormal}}}
+tune:
+  lr: {low: 0.01, high: 1, log: true}
+  ortho_weight: {low: 1e-5, high: 1, log: true, when: {regularizer: orthonormal}}
+budget: {trials_per_cell: 4, start_from: [{lr: 0.1, ortho_weight: 1e-3}, {lr: 0.1, ortho_weight: 0.1}]}
+""",
+    )
+    plain, ortho = build_cells(spec)
+    assert plain.start == ({"lr": 0.1},)
+    assert ortho.start == ({"lr": 0.1, "ortho_weight": 1e-3}, {"lr": 0.1, "ortho_weight": 0.1})
+
+
+def test_known_points_choose_the_definition_whose_conditions_they_meet_and_name_choices(tmp_path):
+    spec = spec_of(
+        tmp_path,
+        """
+name: s
+fixed: {modulation: anchor}
+tune:
+  optimizer: [sgd, adam]
+  lr:
+    - {low: 0.01, high: 1, log: true, when: {optimizer: sgd}}
+    - {low: 1e-4, high: 1e-2, log: true, when: {optimizer: adam}}
+  modulation_window: {choices: {always: [0, 1], start: [0, 0.1]}}
+  batch_size: {low: 32, high: 128, step: 32}
+budget:
+  trials_per_cell: 4
+  start_from: [{optimizer: adam, lr: 0.001, modulation_window: start, batch_size: 96}]
+""",
+    )
+    (cell,) = build_cells(spec)
+    expected = {"optimizer": "adam", "lr[optimizer=adam]": 0.001, "modulation_window": "start", "batch_size": 96}
+    assert cell.start == (expected,)
+
+
+def test_points_of_a_grid_follow_the_conditions(tmp_path):
+    spec = spec_of(
+        tmp_path,
+        """
+name: s
+tune:
+  optimizer: [sgd, adam]
+  momentum: {low: 0, high: 0.5, step: 0.25, when: {optimizer: sgd}}
+  batch_size: {low: 32, high: 64, step: 32}
+budget: {trials_per_cell: 8, sampler: grid}
+""",
+    )
+    points = grid(build_cells(spec)[0].space)
+    assert len(points) == 2 * 3 + 2
+    assert {"optimizer": "adam", "batch_size": 64} in points
+    assert {"optimizer": "sgd", "momentum": 0.25, "batch_size": 32} in points
+
+
+WRONG = {
+    "median_of_two": ("{trials_per_cell: 2, pruner: median}", "", "2:38: the pruner median has nothing to judge:"
+                      " it needs at least 3 trials a cell, but trials_per_cell is 2"),
+    "halving_of_one": ("{trials_per_cell: 1, pruner: hyperband}", "",
+                       "2:38: the pruner hyperband has nothing to judge"),
+    "one_epoch": ("{trials_per_cell: 9, pruner: median}", "fixed: {epochs: 1}", "2:38: the pruner median has nothing to"
+                  " judge: with epochs 1 no trial can be stopped before its end. Set pruner: none"),
+    "audit_without_pruner": ("{trials_per_cell: 9, pruner: none, audit: 2}", "", "2:51: audit needs a pruner"),
+    "runner_up_without_seeds": ("{trials_per_cell: 9}", "confirm: {seeds: 0, runner_up: true}",
+                                "3:32: runner_up needs confirm trials, but seeds is 0"),
+    "weights_without_seeds": ("{trials_per_cell: 9}", "confirm: {seeds: 0, keep_weights: true}",
+                              "3:35: keep_weights needs confirm trials, but seeds is 0"),
+    "runner_up_of_one": ("{trials_per_cell: 1}", "confirm: {runner_up: true}",
+                         "3:22: runner_up needs at least 2 trials a cell, but trials_per_cell is 1"),
+    "negative_audit": ("{trials_per_cell: 9, audit: -1}", "", "2:37: audit must be greater than or equal to 0"),
+    "unknown_sampler": ("{trials_per_cell: 9, sampler: sobol}", "",
+                        "2:39: unknown sampler 'sobol'. Available: grid, qmc"),
+    "grid_over_a_range": ("{trials_per_cell: 9, sampler: grid}", "tune: {lr: {low: 0.1, high: 1}}",
+                          "3:8: sampler grid needs a step or choices for lr"),
+    "grid_of_another_size": ("{trials_per_cell: 9, sampler: grid}", "tune: {lr: [0.1, 1]}",
+                             "2:27: sampler grid needs as many points in every cell as trials_per_cell, but got 9 and"
+                             " points the only cell: 2"),
+    "grid_of_unequal_cells": (
+        "{trials_per_cell: 2, sampler: grid}",
+        "axes: {regularizer: [none, l2]}\ntune: {weight_decay: [0.1, 1], lr: [0.1, 1]}",
+        "2:27: sampler grid .* points regularizer=l2: 4",
+    ),
+    "endless_grid": ("{trials_per_cell: 9, sampler: grid}", "tune: {width: {low: 1, high: 20000}}",
+                     "2:27: .* more than 10000"),
+    "grid_and_points": ("{trials_per_cell: 2, sampler: grid, start_from: [{lr: 1}]}", "tune: {lr: [0.1, 1]}",
+                        "2:45: start_from and sampler grid cannot be combined"),
+    "more_points_than_trials": ("{trials_per_cell: 1, start_from: [{lr: 1}, {lr: 0.1}]}", "tune: {lr: [0.1, 1]}",
+                                "2:30: start_from has 2 points, but trials_per_cell is 1"),
+    "empty_point": ("{trials_per_cell: 3, start_from: [{}]}", "tune: {lr: [0.1, 1]}", "2:43: a known point names no"),
+    "point_is_a_number": ("{trials_per_cell: 3, start_from: [3]}", "tune: {lr: [0.1, 1]}",
+                          "2:43: start_from must be a mapping"),
+    "point_of_the_untuned": ("{trials_per_cell: 3, start_from: [{depth: 8}]}", "tune: {lr: [0.1, 1]}",
+                             "2:44: 'depth' is not tuned here: known points name tuned parameters. Available: lr"),
+    "unknown_in_point": ("{trials_per_cell: 3, start_from: [{rl: 8}]}", "tune: {lr: [0.1, 1]}",
+                         "2:44: 'rl' is no parameter: known points name tuned parameters. Available: lr"),
+    "point_out_of_range": ("{trials_per_cell: 3, start_from: [{lr: 8}]}", "tune: {lr: {low: 0.1, high: 1}}",
+                           "2:48: lr takes 0.1 to 1, but got 8"),
+    "point_between_steps": ("{trials_per_cell: 3, start_from: [{width: 9}]}",
+                            "tune: {width: {low: 8, high: 16, step: 4}}",
+                            "2:51: width takes 8 to 16 in steps of 4, but got 9"),
+    "point_is_no_choice": ("{trials_per_cell: 3, start_from: [{optimizer: sgdd}]}", "tune: {optimizer: [sgd, adam]}",
+                           "2:55: optimizer takes sgd, adam, but got 'sgdd'"),
+    "point_in_one_of_two_ranges": (
+        "{trials_per_cell: 3, start_from: [{lr: 0.5}]}",
+        "tune:\n  optimizer: [sgd, adam]\n  lr:\n    - {low: 0.1, high: 1, when: {optimizer: sgd}}\n"
+        "    - {low: 0.01, high: 0.1, when: {optimizer: adam}}",
+        r"2:48: lr\[optimizer=adam\] takes 0.01 to 0.1, but got 0.5",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_combination_is_one_line_with_its_place(tmp_path, case):
+    budget, rest, problem = WRONG[case]
+    file = tmp_path / "s.yaml"
+    file.write_text(f"name: s\nbudget: {budget}\n{rest}\n")
+    with pytest.raises(SpecError) as caught:
+        load_spec(file)
+    (line,) = str(caught.value).splitlines()
+    assert re.match(problem, line.removeprefix(f"{file}:")), line
+
+
+def test_a_quick_look_by_set_may_leave_the_pruner_idle_and_the_runner_up_out(tmp_path):
+    file = tmp_path / "s.yaml"
+    text = "name: s\nbudget: {trials_per_cell: 9, pruner: median}\nconfirm: {seeds: 2, runner_up: true}\n"
+    file.write_text(text)
+    assert load_spec(file, None, ["budget.trials_per_cell=1"]).budget.trials_per_cell == 1
+    assert load_spec(file, None, ["confirm.seeds=0"]).confirm.seeds == 0
+
+
+def test_seeds_that_collide_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("ablate.sweep.combinations.derive_seed", lambda root, phase, number: number)
+    text = "name: s\nbudget: {trials_per_cell: 2, pruner: none}\n"
+    for line, place in (("", "s.yaml:1:1"), ("seed: 0\n", "s.yaml:3:7")):
+        with pytest.raises(SpecError, match=rf"{place}: two trials of a cell would share a seed with seed 0: take"):
+            spec_of(tmp_path, text + line)

@@ -1,0 +1,349 @@
+"""What runs next: equal budgets, confirm trials, resuming; with results that a test makes up instead of training."""
+
+import dataclasses
+from pathlib import Path
+from statistics import median
+
+import optuna
+import pytest
+
+from ablate.declaration import collect
+from ablate.ledger import Ledger, TrialRecord
+from ablate.registry import KINDS
+from ablate.sweep.plan import make_plan
+from ablate.sweep.runner import cell_runs
+from ablate.sweep.schedule import Schedule
+
+FILE = """
+name: small
+fixed: {epochs: 9, batch_size: 32}
+axes:
+  depth: [8, 14]
+  arm: {plain: {shortcut: none}, residual: {shortcut: identity}}
+tune:
+  lr: {low: 1e-4, high: 1, log: true}
+  optimizer: [sgd, adam]
+  momentum: {low: 0, high: 0.99, when: {optimizer: sgd}}
+budget: {trials_per_cell: 7}
+confirm: {seeds: 3}
+report: {baseline: plain}
+"""
+
+
+class Sweep:
+    """A sweep whose trials end as `score(settings, phase)` says."""
+
+    def __init__(self, tmp_path: Path, *overrides: str, score=None):
+        file = tmp_path / "small.yaml"
+        file.write_text(FILE)
+        self.plan = make_plan(file, None, overrides, tmp_path / "runs")
+        self.plan.declare()
+        self.score = score or (lambda settings, phase: 1 - abs(settings["lr"] - 0.1))
+        self.ended = []
+        self.ledger = Ledger(self.plan.out)
+        self.schedule = Schedule(
+            self.plan.declaration,
+            cell_runs(self.plan),
+            self.plan.folder,
+            self.ledger,
+            self.plan.spec.budget.batch,
+        )
+        self.reused = []
+        self.schedule.listener = lambda cell, proposal, record, is_new: (self.ended if is_new else self.reused).append(
+            (cell.name, proposal, record)
+        )
+
+    def run(self, num_packs: int = 10**6, parallel: int = 1):
+        """End packs, `parallel` at a time, the last launched first; leave the rest running."""
+        for _ in range(num_packs):
+            packs = [pack for pack in (self.schedule.next_pack() for _ in range(parallel)) if pack is not None]
+            if not packs:
+                break
+            for pack in reversed(packs):
+                self.finish(pack)
+        return self
+
+    def finish(self, pack, state: str = "complete"):
+        task, proposal = pack.tasks[0], pack.proposals[0]
+        value = self.score(task.settings, task.phase)
+        stop_after = 9
+        if value is None:
+            state, stop_after = "diverged", 2
+            if task.phase == "tune":  # as a pack does it: accuracy 0 for the epoch that it diverged in
+                for epoch, accuracy in enumerate([0.0, 0.0, 0.0], start=1):
+                    self.schedule.on_values(pack, epoch, [accuracy])
+        if state == "complete" and task.phase == "tune":
+            for epoch in range(1, 10):
+                if self.schedule.on_values(pack, epoch, [value * epoch / 9]):
+                    state, stop_after = "pruned", epoch
+                    break
+        record = TrialRecord(
+            **dataclasses.asdict(task), state=state, rows=dict.fromkeys(KINDS, ""), num_epochs=stop_after,
+            metrics={"val_accuracy": value, "test_accuracy": value} if state == "complete" else {},
+            curves={"val_accuracy": [(value or 0) * epoch / 9 for epoch in range(1, stop_after + 1)]},
+            diverged_step=int(task.settings["lr"] * 1000) if state == "diverged" else None,
+            diverged_epoch=3 if state == "diverged" else None,
+        )  # fmt: skip
+        self.schedule.on_finished(pack, [record])
+        return proposal
+
+    def proposals(self):
+        return [(p.cell, p.phase, p.number, p.key) for p in self.plan.folder.read_proposals()]
+
+
+def test_every_cell_gets_the_same_trials_and_confirm_seeds(tmp_path):
+    sweep = Sweep(tmp_path).run()
+    assert sweep.schedule.is_finished()
+    assert len(sweep.ended) == sweep.plan.declaration.num_trials == 4 * (7 + 3)
+    for trials in collect(sweep.plan.declaration, sweep.plan.folder.read_proposals(), sweep.ledger):
+        assert [proposal.number for proposal, _ in trials.tune] == list(range(7))
+        assert [proposal.number for proposal, _ in trials.confirm] == list(range(3))
+
+
+def test_seeds_are_paired_across_cells_and_confirm_seeds_are_fresh(tmp_path):
+    sweep = Sweep(tmp_path).run()
+    by_number = {}
+    for _, proposal, _ in sweep.ended:
+        by_number.setdefault((proposal.phase, proposal.number), set()).add(proposal.seed)
+    assert all(len(seeds) == 1 for seeds in by_number.values())
+    assert len(set.union(*by_number.values())) == 7 + 3
+
+
+def test_confirm_trials_repeat_the_validation_winner_of_their_cell(tmp_path):
+    sweep = Sweep(tmp_path).run()
+    for trials in collect(sweep.plan.declaration, sweep.plan.folder.read_proposals(), sweep.ledger):
+        complete = [(p, r) for p, r in trials.tune if r.state == "complete"]
+        best = max(complete, key=lambda pair: pair[1].metrics["val_accuracy"])[0]
+        assert all(proposal.settings == best.settings for proposal, _ in trials.confirm)
+
+
+def test_later_suggestions_depend_on_earlier_results(tmp_path):
+    """Two searches start alike; what they were told then draws them to where the accuracy is high."""
+    rates = {}
+    for name, score in {"rising": lambda lr: lr, "falling": lambda lr: 1 - lr}.items():
+        (tmp_path / name).mkdir()
+        sweep = Sweep(
+            tmp_path / name,
+            "budget.trials_per_cell=24",
+            "axes.depth=[8]",
+            "axes.arm={plain: {shortcut: none}}",
+            "confirm.seeds=0",
+            score=lambda settings, phase, score=score: score(settings["lr"]),
+        ).run()
+        rates[name] = [proposal.settings["lr"] for _, proposal, _ in sweep.ended]
+    assert rates["rising"][:8] == rates["falling"][:8]
+    assert all(first != second for first, second in zip(rates["rising"][8:], rates["falling"][8:], strict=True))
+    assert median(rates["rising"][8:]) > 10 * median(rates["falling"][8:])
+
+
+def test_the_same_file_gives_the_same_proposals_whatever_runs_in_parallel(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    one = Sweep(tmp_path / "a").run(parallel=1)
+    many = Sweep(tmp_path / "b").run(parallel=4)
+    assert sorted(one.proposals()) == sorted(many.proposals())
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 13, 27, 30, 39])
+def test_a_sweep_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path, stop_after):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    whole = Sweep(tmp_path / "a").run()
+    cut = Sweep(tmp_path / "b").run(stop_after)
+    cut.schedule.next_pack()
+    resumed = Sweep(tmp_path / "b")
+    assert resumed.schedule.restored == stop_after
+    resumed.run()
+    assert sorted(resumed.proposals()) == sorted(whole.proposals())
+    finished = [proposal.key for _, proposal, _ in cut.ended + resumed.ended]
+    assert len(finished) == len(set(finished)) == 40
+    assert Sweep(tmp_path / "b").schedule.is_finished()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_sweep_with_diverged_trials_that_was_cut_off_stops_the_same_trials(tmp_path, batch):
+    """Each trial of which the pruner compares the third epoch is compared with those that diverged in it."""
+
+    def score(settings, phase):
+        return None if settings["optimizer"] == "adam" else min(1.0, settings["lr"])
+
+    options = ("budget.trials_per_cell=16", "axes.depth=[8]", "confirm.seeds=1", f"budget.batch={batch}")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    whole = Sweep(tmp_path / "a", *options, score=score).run()
+    ends = sorted((r.key, r.state, r.num_epochs) for _, _, r in whole.ended)
+    assert {state for _, state, _ in ends} == {"complete", "pruned", "diverged"}
+    parts = []
+    while not (part := Sweep(tmp_path / "b", *options, score=score)).schedule.is_finished():
+        part.run(3)
+        part.schedule.next_pack()
+        parts += part.ended
+    assert sorted((r.key, r.state, r.num_epochs) for _, _, r in parts) == ends
+    assert sorted(part.proposals()) == sorted(whole.proposals())
+
+
+def test_a_longer_budget_and_more_seeds_run_only_what_is_missing(tmp_path):
+    Sweep(tmp_path).run()
+    longer = Sweep(tmp_path, "budget.trials_per_cell=9", "confirm.seeds=4")
+    assert longer.schedule.restored >= 4 * 7
+    longer.run()
+    assert longer.schedule.is_finished()
+    assert sum(p.phase == "tune" for _, p, _ in longer.ended) == 4 * 2
+    assert len(longer.plan.declaration.history) == 2
+
+
+def test_a_new_level_runs_only_its_own_cells(tmp_path):
+    Sweep(tmp_path).run()
+    wider = Sweep(tmp_path, "axes.depth=[8, 14, 20]").run()
+    assert {name for name, _, _ in wider.ended} == {"depth=20, arm=plain", "depth=20, arm=residual"}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_another_sweep_takes_what_is_complete_or_diverged_from_the_ledger_and_learns_from_it(tmp_path, batch):
+    def score(settings, phase):
+        return None if settings["lr"] < 1e-3 else settings["lr"]
+
+    first = Sweep(tmp_path, f"budget.batch={batch}", score=score).run()
+    other = Sweep(tmp_path, f"budget.batch={batch}", "name=other", score=score).run()
+    shared = {record.key for _, _, record in first.ended if record.is_shared}
+    stopped = {record.key for _, _, record in first.ended if record.state == "pruned"}
+    assert {record.state for _, _, record in first.ended} == {"complete", "pruned", "diverged"}
+    assert {record.key for _, _, record in other.ended} == stopped
+    assert [line[1:] for line in sorted(other.proposals())] == [line[1:] for line in sorted(first.proposals())]
+    assert other.schedule.num_finished() == other.plan.declaration.num_trials == len(shared) + len(stopped)
+    assert {record.key for _, _, record in other.reused} == shared
+    for run, before in zip(other.schedule.cells, first.schedule.cells, strict=True):
+        values = [[trial.value for trial in each.search.study.trials] for each in (run, before)]
+        assert values[0] == values[1]
+
+
+def test_a_trial_that_another_sweep_ends_while_it_waits_does_not_run_again(tmp_path):
+    only = ["axes.depth=[8]", "axes.arm={plain: {shortcut: none}}", "budget.batch=3", "budget.pruner=none"]
+    late = Sweep(tmp_path, "name=late", *only)
+    running = late.schedule.next_pack()
+    early = Sweep(tmp_path, *only).run()
+    late.finish(running)
+    late.run()
+    assert late.schedule.is_finished()
+    ran = {record.key for _, _, record in late.ended}
+    assert len(ran) == 1
+    assert ran | {record.key for _, _, record in late.reused} == {record.key for _, _, record in early.ended}
+
+
+def test_a_new_axis_runs_only_the_cells_that_were_not_there(tmp_path):
+    first = Sweep(tmp_path).run()
+    assert any(record.state == "pruned" for _, _, record in first.ended)
+    second = Sweep(tmp_path, "axes.regularizer=[none, l2]").run()
+    assert len(second.ended) == 4 * (7 + 3)
+    assert all("regularizer=l2" in cell for cell, _, _ in second.ended)
+    again = Sweep(tmp_path, "axes.regularizer=[none, l2]")
+    assert again.schedule.is_finished()
+    assert again.plan.declaration == second.plan.declaration
+    third = Sweep(tmp_path, "axes.regularizer=[none, l2]", "axes.width=[16, 8]").run()
+    assert len(third.ended) == 8 * (7 + 3)
+    assert all("width=8" in cell for cell, _, _ in third.ended)
+    trials = collect(third.plan.declaration, third.plan.folder.read_proposals(), third.ledger)
+    assert len({each.cell.key for each in trials}) == len(trials) == 16
+    assert all(len(each.tune) == 7 and len(each.confirm) == 3 for each in trials)
+
+
+def test_a_fixed_value_that_becomes_an_axis_runs_only_the_other_levels(tmp_path):
+    Sweep(tmp_path).run()
+    wider = Sweep(tmp_path, "fixed.batch_size=null", "axes.batch_size=[16, 32]").run()
+    assert len(wider.ended) == 4 * (7 + 3)
+    assert all("batch_size=16" in cell for cell, _, _ in wider.ended)
+
+
+def test_cells_of_equal_settings_do_not_take_over_one_key(tmp_path):
+    Sweep(tmp_path, "axes.arm={plain: {shortcut: none}}", "axes.depth=[8]").run()
+    again = Sweep(tmp_path, "axes.arm={plain: {shortcut: none}}", "axes.depth=[8]",
+                  "axes.twin={a: {width: 16}, b: {width: 16}}").run()  # fmt: skip
+    assert len({cell.key for cell in again.plan.cells}) == 2
+    assert again.ended
+    assert all("twin=b" in cell for cell, _, _ in again.ended)
+
+
+def test_diverged_trials_are_results_and_count_as_accuracy_zero(tmp_path):
+    sweep = Sweep(tmp_path, score=lambda settings, phase: None if settings["lr"] > 0.01 else settings["lr"]).run()
+    assert sweep.schedule.is_finished()
+    study = sweep.schedule.cells[0].search.study
+    states = {(trial.state, trial.value) for trial in study.trials if trial.params["lr"] > 0.01}
+    assert states == {(optuna.trial.TrialState.COMPLETE, 0.0)}
+    assert all(p.settings["lr"] <= 0.01 for _, p, _ in sweep.ended if p.phase == "confirm")
+
+
+def test_if_every_trial_diverged_the_one_that_lasted_longest_is_confirmed(tmp_path):
+    sweep = Sweep(tmp_path, score=lambda settings, phase: None).run()
+    assert sweep.schedule.is_finished()
+    for run in sweep.schedule.cells:
+        longest = max(run.records[p.key].diverged_step for p in run.tune.values())
+        assert {int(p.settings["lr"] * 1000) for p in run.confirm.values()} == {longest}
+
+
+def test_a_failed_trial_is_tried_again_by_the_next_run_and_only_then(tmp_path):
+    sweep = Sweep(tmp_path)
+    pack = sweep.schedule.next_pack()
+    failed = sweep.finish(pack, state="failed")
+    sweep.run()
+    assert sweep.schedule.is_finished()
+    assert [p.key for _, p, _ in sweep.ended].count(failed.key) == 1
+    again = Sweep(tmp_path).run()
+    assert again.ended[0][1].key == failed.key
+    assert Sweep(tmp_path).schedule.is_finished()
+
+
+def test_a_batch_is_asked_at_once_and_the_next_one_after_it(tmp_path):
+    sweep = Sweep(tmp_path, "budget.batch=3", "axes.depth=[8]", "axes.arm={plain: {shortcut: none}}")
+    first = [sweep.schedule.next_pack() for _ in range(4)]
+    assert [pack is None for pack in first] == [False, False, False, True]
+    sweep.finish(first[0])
+    assert sweep.schedule.next_pack() is None
+    sweep.finish(first[1])
+    sweep.finish(first[2])
+    assert sweep.schedule.next_pack().proposals[0].number == 3
+
+
+def test_the_pruner_compares_within_a_cell_only(tmp_path):
+    # Depth 8 is far better than depth 14, and yet depth 14 is not pruned for it.
+    sweep = Sweep(tmp_path, score=lambda settings, phase: 0.9 if settings["depth"] == 8 else 0.1).run()
+    assert not any(record.state == "pruned" for _, _, record in sweep.ended)
+
+
+def test_a_poor_trial_is_pruned_after_the_first_third_of_its_epochs(tmp_path):
+    sweep = Sweep(tmp_path, score=lambda settings, phase: settings["lr"]).run()
+    pruned = [record for _, _, record in sweep.ended if record.state == "pruned"]
+    assert pruned
+    assert all(record.phase == "tune" and 3 <= record.num_epochs < 9 for record in pruned)
+    assert all(record.sweep == "small" for record in pruned)
+
+
+def test_the_deepest_cells_go_first(tmp_path):
+    sweep = Sweep(tmp_path)
+    first = [sweep.schedule.next_pack() for _ in range(4)]
+    assert [pack.tasks[0].settings["depth"] for pack in first] == [14, 14, 8, 8]
+
+
+def test_optuna_dashboard_can_open_the_studies(tmp_path):
+    sweep = Sweep(tmp_path).run()
+    backend = optuna.storages.journal.JournalFileBackend(str(sweep.plan.folder.path / "optuna.journal"))
+    storage = optuna.storages.JournalStorage(backend)
+    studies = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
+    assert set(studies) == {cell.name for cell in sweep.plan.declaration.cells}
+    assert all(study.n_trials == 7 for study in studies.values())
+
+
+def test_a_checkpoint_goes_when_its_trial_is_in_the_ledger(tmp_path):
+    sweep = Sweep(tmp_path)
+    pack = sweep.schedule.next_pack()
+    checkpoint = sweep.plan.out / "checkpoints" / f"{pack.tasks[0].key}.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"weights")
+    sweep.finish(pack)
+    assert not checkpoint.exists()
+    # Left behind by a kill between the record and the removal.
+    checkpoint.write_bytes(b"weights")
+    other = checkpoint.with_name("other.pt")
+    other.write_bytes(b"weights")
+    Sweep(tmp_path)
+    assert not checkpoint.exists()
+    assert other.exists()

@@ -1,0 +1,371 @@
+"""Attacks on a sweep, each tried: code in files, names that leave the output folder, secrets, foreign web pages."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import http.client
+import io
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from synthetic import Synthetic
+
+from ablate.commands import main
+from ablate.data.image_folder import ImageFiles
+from ablate.data.parquet import read_parquet
+from ablate.data.prepare import load
+from ablate.declaration import SweepFolder, collect
+from ablate.errors import AblateError, DataError, SpecError, UsageError
+from ablate.ledger import Ledger
+from ablate.report.latex import latex_escaped
+from ablate.sweep.spec import load_spec
+from ablate.tracking.server import served, ui_command
+from ablate.tracking.store import QUIET, masked, plain_cause
+from ablate.train.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parent.parent
+HEAD = "name: s\nbudget: {trials_per_cell: 1}\nfixed: {depth: 8}\n"
+
+
+class Payload:
+    """Creates a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = str(file)
+
+    def __reduce__(self):
+        return open, (self.file, "w")
+
+
+def attacks(file: Path) -> dict[str, bytes]:
+    """Return files that run code in a reader that unpickles."""
+    new, old = io.BytesIO(), io.BytesIO()
+    torch.save({"net": Payload(file)}, new)
+    torch.save({"net": Payload(file)}, old, _use_new_zipfile_serialization=False)
+    plain, array = pickle.dumps(Payload(file)), io.BytesIO()
+    np.save(array, np.array([Payload(file)], dtype=object), allow_pickle=True)
+    script = io.BytesIO()
+    with zipfile.ZipFile(script, "w") as archive:
+        archive.writestr("archive/data.pkl", plain)
+        archive.writestr("archive/constants.pkl", plain)
+        archive.writestr("archive/version", "3\n")
+    return {
+        "zip": new.getvalue(),
+        "old": old.getvalue(),
+        "pickle": plain,
+        "numpy": array.getvalue(),
+        "script": script.getvalue(),
+    }
+
+
+KINDS = ("zip", "old", "pickle", "numpy", "script")
+
+
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file that looks like a TorchScript archive")
+@pytest.mark.parametrize("kind", KINDS)
+def test_code_in_a_checkpoint_does_not_run(tmp_path, caplog, kind):
+    (tmp_path / "k.pt").write_bytes(attacks(tmp_path / "pwned")[kind])
+    assert Checkpoints(tmp_path).load("k", torch.device("cpu")) is None
+    assert "the checkpoint k.pt cannot be read, so its trial starts over" in caplog.text
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file that looks like a TorchScript archive")
+@pytest.mark.parametrize("kind", KINDS)
+def test_code_in_a_prepared_file_does_not_run(tmp_path, kind):
+    (tmp_path / "data.pt").write_bytes(attacks(tmp_path / "pwned")[kind])
+    with pytest.raises(DataError, match="cannot read the prepared data"):
+        load(tmp_path / "data.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_payload_runs_where_a_reader_unpickles(tmp_path):
+    pickle.loads(attacks(tmp_path / "pwned")["pickle"])
+    assert (tmp_path / "pwned").exists()
+
+
+def test_foreign_cifar_batches_are_not_unpickled(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar10" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name in (
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+        "batches.meta",
+    ):
+        (folder / name).write_bytes(attacks(tmp_path / "pwned")["pickle"])
+    monkeypatch.setenv("ABLATE_DATA", str(tmp_path))
+    (tmp_path / "s.yaml").write_text(HEAD.replace("depth: 8", "depth: 8, dataset: cifar10"))
+    done = CliRunner().invoke(main, ["plan", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "is not a whole copy of CIFAR-10: a file is missing or has a wrong MD5 sum" in done.stderr
+    assert not (tmp_path / "pwned").exists()
+
+
+def calls(tree: ast.AST):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+
+
+def imported(tree: ast.AST):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_nothing_is_unpickled_evaluated_or_given_to_a_shell():
+    refused = {"eval", "exec", "compile", "np.load", "os.system", "os.popen", "torch.jit.load", "yaml.load"}
+    modules = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "yaml"}
+    num_loads = 0
+    for file in [*(ROOT / "ablate").rglob("*.py"), ROOT / "cli.py"]:
+        tree = ast.parse(file.read_text())
+        for name in imported(tree):
+            assert name.partition(".")[0] not in modules, f"{file.name} imports {name}"
+            assert name not in ("torch.load", "numpy.load", "pandas.read_pickle"), f"{file.name} imports {name}"
+        for name, words in calls(tree):
+            assert name not in refused, f"{file.name} calls {name}"
+            assert not name.endswith(("read_pickle", "pickle_module")), f"{file.name} calls {name}"
+            assert words.get("shell", "False") == "False", f"{file.name} calls {name} with a shell"
+            assert words.get("allow_pickle", "False") == "False", f"{file.name} calls {name}"
+            if name == "torch.load":
+                num_loads += 1
+                assert words.get("weights_only") == "True", file.name
+            if name == "YAML":
+                assert words.get("typ", "'safe'") == "'safe'", file.name
+    assert num_loads == 1
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["!!python/object/apply:os.system [touch pwned]", "!!python/name:os.system", "!<tag:yaml.org,2002:python/x> 1"],
+)
+def test_a_tag_in_a_sweep_file_makes_no_object(tmp_path, monkeypatch, tag):
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text(HEAD + f"question: {tag}\n")
+    with pytest.raises(SpecError, match=r"4:11: the tag .* is not allowed; leave it out"):
+        load_spec(Path("s.yaml"))
+    with pytest.raises(SpecError, match=r"--set seed=.*: the tag .* is not allowed"):
+        load_spec(Path("t.yaml") if Path("t.yaml").write_text(HEAD) else Path(), None, [f"seed={tag}"])
+    assert not Path("pwned").exists()
+
+
+OUTSIDE = ["../x", "..", "/tmp/x", "a/../../x", "a\\..\\x", "~/x", "x\\0y", ".hidden", "-x", "a/b", "\u2215x", "C:x"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_name_leaves_the_output_folder(tmp_path, name):
+    quoted = json.dumps(name)
+    for text in (
+        HEAD.replace("name: s", f"name: {quoted}"),
+        HEAD + f"profiles: {{{quoted}: {{seed: 1}}}}\n",
+        HEAD + f"axes: {{arm: {{{quoted}: {{width: 4}}}}}}\n",
+        HEAD + f"axes: {{{quoted}: {{a: {{width: 4}}}}}}\n",
+        HEAD + f"tune: {{lr: {{choices: {{{quoted}: 1}}}}}}\n",
+        HEAD + f"report: {{metric: {quoted}}}\n",
+        HEAD + f"fixed: {{dataset: {quoted}}}\n".replace("fixed", "tune").replace(quoted, f"[{quoted}]"),
+        HEAD.replace("trials_per_cell: 1", f"trials_per_cell: 1, start_from: [{{{quoted}: 1}}]"),
+        "name: s\nbudget: {trials_per_cell: 1}\ndesign: add-one\ncomponents: {" + quoted + ": {depth: 8}}\n",
+    ):
+        (tmp_path / "s.yaml").write_text(text)
+        with pytest.raises(SpecError, match=r"must be letters, digits|unknown dataset|is no parameter") as refused:
+            load_spec(tmp_path / "s.yaml", name if "profiles" in text else None)
+        assert all(problem.line for problem in refused.value.problems)
+    with pytest.raises(UsageError, match="no sweep"):
+        SweepFolder(tmp_path, name).read_declaration()
+
+
+def test_keys_in_an_output_folder_name_no_file_elsewhere(tmp_path):
+    """A proposal whose key is a path would have the ledger set aside, that is move, a file that is not its own."""
+    out = tmp_path / "runs"
+    sweep = SweepFolder(out, Synthetic(out).write().sweep)
+    victim = tmp_path / "mine.parquet"
+    victim.write_bytes(b"mine")
+    file = sweep.path / "proposals.jsonl"
+    lines = [{**json.loads(line), "key": "../../../../mine"} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (out / "ledger" / "trials" / "..").mkdir(exist_ok=True)
+    assert sweep.read_proposals() == []
+    found = collect(sweep.read_declaration(), sweep.read_proposals(), Ledger(out))
+    assert all(trials.tune == [] for trials in found)
+    assert victim.read_bytes() == b"mine"
+
+
+def test_a_declaration_names_no_other_folder(tmp_path):
+    declaration = Synthetic(tmp_path).write()
+    folder = SweepFolder(tmp_path, declaration.sweep)
+    for change in ({"sweep": "../x"}, {"cells": [dataclasses.replace(declaration.cells[0], key="../../x")]}):
+        folder.write_declaration(dataclasses.replace(declaration, **change), "")
+        with pytest.raises(UsageError, match=r"cannot read .*declaration.json: (no name of a sweep|cells.0.key)"):
+            folder.read_declaration()
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    """A PNG of 50 KB that would take 1.2 GB of memory."""
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "png")
+    (tmp_path / "0.png").write_bytes(bomb.getvalue())
+    monkeypatch.setenv("ABLATE_LOADER_WORKERS", "0")
+    images = ImageFiles(str(tmp_path), ("0.png",), torch.zeros(1, dtype=torch.int64), 32)
+    with pytest.raises(DataError, match=r"cannot decode .*/0.png: Image size .* exceeds limit .* decompression bomb"):
+        next(images.in_order(1))
+    table = pa.table({"img": [{"bytes": bomb.getvalue(), "path": ""}], "label": [0]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train.parquet, row 0: no 32×32 image: Image size .* decompression bomb"):
+        read_parquet([tmp_path / "train.parquet"], label_column="label", size=32)
+
+
+def test_latex_and_markdown_print_what_is_in_a_sweep_file_as_text():
+    assert latex_escaped(r"\input{/etc/passwd} $x$ ^^5cinput") == (
+        r"\textbackslash{}input\{/etc/passwd\} \$x\$ \textasciicircum{}\textasciicircum{}5cinput"
+    )
+
+
+SECRET = "canary5ecret"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"postgresql://me:{SECRET}@host/db",
+        # SQLAlchemy takes these, although they should be quoted.
+        f"postgresql+psycopg2://me:{SECRET}/x@host/db",
+        f"postgresql+psycopg2://me:{SECRET}?x@host/db",
+        f"postgresql+psycopg2://me:{SECRET}#x@host/db",
+        f"postgresql+psycopg2://me:x[{SECRET}@host/db",
+        f"postgresql+psycopg2://me:x@{SECRET}@host/db",
+        f"mysql+pymysql://host/db?user=me&passwd={SECRET}",
+        f"postgresql://me@host/db?sslpassword={SECRET}",
+        f"https://{SECRET}@host/mlflow",
+        f"https://host/mlflow?access_token={SECRET}",
+        f"https://host/mlflow?api_key={SECRET}",
+        f"postgresql://host/db?user=me&password={SECRET}",
+        f"mysql+pymysql://me:{SECRET}@host:3306/db?ssl=1",
+        f"https://me:{SECRET}@host/mlflow",
+        f"https://host/mlflow?token={SECRET}",
+    ],
+)
+def test_a_password_in_a_uri_is_masked_and_is_in_no_message_and_no_process_list(monkeypatch, tmp_path, uri):
+    assert SECRET not in masked(uri)
+    assert "***" in masked(uri)
+    assert SECRET not in plain_cause(ValueError(f"cannot reach {uri}: refused"), uri)
+    if "://me:" in uri:  # as a driver reports what it took for the host
+        seen = uri.partition("://me:")[2].rpartition("/")[0]
+        assert SECRET not in plain_cause(ValueError(f'could not translate host name "{seen}"'), uri)
+    path = uri.partition("host")[2]
+    assert SECRET not in plain_cause(ValueError(f"Max retries exceeded with url: {path}/api/2.0 (refused)"), uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert SECRET not in " ".join(ui_command(tmp_path, 5000))
+
+
+TINY = """\
+name: tiny
+question: "<script>alert(1)</script> \\\\input{/etc/passwd}"
+fixed: {dataset: digits, depth: 8, width: 2, epochs: 1, num_train: 100, batch_size: 32}
+axes: {arm: {plain: {shortcut: none}, residual: {shortcut: identity}}}
+budget: {trials_per_cell: 1, pruner: none}
+confirm: {seeds: 1}
+"""
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": SECRET + "1", "AWS_SESSION_TOKEN": SECRET + "2", "MLFLOW_TRACKING_PASSWORD": SECRET + "3",
+    "MLFLOW_TRACKING_TOKEN": SECRET + "4", "PGPASSWORD": SECRET + "5", "GITHUB_TOKEN": SECRET + "6",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_secrets_of_the_environment_are_nowhere_after_a_sweep(tmp_path):
+    """Neither below --out nor in what was printed; the store's URI, with a password, cannot be reached."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        uri = f"http://me:{SECRET}0@127.0.0.1:{taken.getsockname()[1]}/x?token={SECRET}7"
+        environment = {**os.environ, **SECRETS, "MLFLOW_TRACKING_URI": uri, "TMPDIR": str(temporary)}
+        command = [sys.executable, str(ROOT / "cli.py"), "sweep", "tiny.yaml", "--jobs", "1"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"MLflow at http://me:***@127.0.0.1" in done.stderr
+    assert SECRET.encode() not in done.stdout + done.stderr
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    names = {file.name for file in files}
+    assert {"declaration.json", "resolved.yaml", "optuna.journal", "report.html", "table.tex"} <= names
+    assert any(name.startswith("searcher-state") or name.endswith(".pkl") or name == "tuner.pkl" for name in names)
+    for file in files:
+        assert SECRET.encode() not in file.read_bytes(), file
+    page = next(file for file in files if file.name == "report.html").read_text()
+    assert "<script>" not in page
+    assert "\\input" not in next(file for file in files if file.name == "table.tex").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "tmp", "runs"}
+
+
+def test_telemetry_is_off_in_every_process_of_ours():
+    assert QUIET["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    code = (
+        "from ablate.tracking.store import quiet_environment; quiet_environment()\n"
+        "import os, subprocess, sys\n"
+        "child = 'import os; print(os.environ[\"MLFLOW_DISABLE_TELEMETRY\"])'\n"
+        "print(subprocess.run([sys.executable, '-c', child], capture_output=True, text=True).stdout.strip())\n"
+        "from mlflow.telemetry.utils import is_telemetry_disabled; print(is_telemetry_disabled())\n"
+        "from ray._common.usage.usage_lib import usage_stats_enabled; print(usage_stats_enabled())\n"
+        "from ablate.sweep.launch.cluster import _environment\n"
+        "with _environment({}): print(usage_stats_enabled())\n"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "DO_NOT_TRACK", "RAY"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, check=True
+    )
+    assert done.stdout.split() == ["true", "True", "True", "False"], "Ray's own default is to report"
+
+
+@pytest.mark.slow
+def test_the_ui_answers_on_loopback_only_and_to_its_own_name_only(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def status(host: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/ajax-api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host})
+        return connection.getresponse().status
+
+    with served(tmp_path, port):
+        assert status(f"127.0.0.1:{port}") == 200
+        assert status("evil.example.org") == 403
+        listening = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        bound = {line.split()[1].split(":")[0] for line in listening
+                 if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"}  # fmt: skip
+        assert bound == {"0100007F"}
+
+
+def test_a_file_that_is_a_link_is_replaced_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    out = tmp_path / "runs"
+    (out / "depth_ablation@smoke").mkdir(parents=True)
+    for name in ("declaration.json", "resolved.yaml"):
+        (out / "depth_ablation@smoke" / name).symlink_to(victim)
+    Synthetic(out).write()
+    assert victim.read_text() == "mine"
+    assert issubclass(DataError, AblateError)

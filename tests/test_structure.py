@@ -1,0 +1,103 @@
+"""The project's own rules: which module may import which, and that every search space is valid."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from ablate.sweep.document import Document
+from ablate.sweep.spec import load_spec
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ablate"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# What a part of the package may import of the others; the order of the layers, from the top down.
+LAYERS = {
+    "commands": {"report", "sweep", "tracking", "train", "declaration", "ledger", "base"},
+    "report": {"declaration", "ledger", "base"},
+    "sweep": {"tracking", "train", "data", "declaration", "ledger", "base"},
+    "tracking": {"declaration", "ledger", "base"},
+    "train": {"methods", "models", "data", "ledger", "base"},
+    "methods": {"models", "base"},
+    "models": {"base"},
+    "data": {"base"},
+    "declaration": {"ledger", "base"},
+    "ledger": {"base"},
+    "base": set(),
+}
+BASE = {
+    "errors",
+    "checked",
+    "seeds",
+    "places",
+    "storage",
+    "signals",
+    "registry",
+    "rows",
+    "config",
+    "provenance",
+    "__init__",
+}
+ONLY_IN = {
+    "ray": ("sweep/launch/",),
+    "optuna": (
+        "sweep/search.py",
+        "sweep/pruning.py",
+        "sweep/samplers.py",
+        "sweep/journal.py",
+        "report/importance.py",
+    ),
+    "mlflow": ("tracking/",),
+    "torch": ("train/", "methods/", "models/", "data/", "sweep/launch/"),
+}
+
+
+def part(module: str) -> str:
+    name = module.split(".")[1] if "." in module else "__init__"
+    return "base" if name in BASE else name
+
+
+def imports(file: Path) -> list[str]:
+    tree = ast.parse(file.read_text())
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += names if node.module == "ablate" else [node.module]
+    return found
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_one_way(file):
+    own = part("ablate." + str(file.relative_to(PACKAGE)).removesuffix(".py").split("/")[0])
+    for module in imports(file):
+        if module.split(".")[0] == "ablate":
+            target = part(module)
+            assert target == own or target in LAYERS[own], f"{own} imports {module}"
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_heavy_libraries_stay_where_they_belong(file):
+    place = str(file.relative_to(PACKAGE))
+    for module in imports(file):
+        library = module.split(".")[0]
+        if library in ONLY_IN:
+            assert place.startswith(ONLY_IN[library]), f"{place} imports {library}"
+
+
+SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SPACES, ids=lambda file: file.name)
+def test_every_search_space_and_each_of_its_profiles_is_valid_and_documented(file):
+    text = file.read_text()
+    for line in ("Question:", "Baseline:", "Source:", "Command:", "Expected cost:", "Expected result:"):
+        assert f"# {line}" in text
+    profiles = Document(text, file.name).tree.get("profiles", {})
+    for profile in [None, *profiles]:
+        assert load_spec(file, profile).axes
+    documented = (ROOT / "README.md").read_text() + (ROOT / "docs" / "sweep_files.md").read_text()
+    for name in [file.name, *profiles]:
+        assert name in documented

@@ -1,0 +1,281 @@
+"""Whole sweeps by the command line, on a real Ray cluster, a real MLflow store and real images."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from ablate.config import resolve
+from ablate.data.prepare import load, prepare
+from ablate.declaration import SweepFolder, collect
+from ablate.ledger import Ledger
+from ablate.train.device import prepare_process
+from ablate.train.pack import Pack
+from ablate.train.task import Task
+
+ROOT = Path(__file__).parent.parent
+FILE = """
+name: tiny
+question: Does a residual net of 8 layers beat a plain one?
+fixed: {dataset: digits, width: 4, epochs: 4, batch_size: 64, depth: 8}
+axes:
+  arm:
+    plain: {shortcut: none, regularizer: orthonormal, init: orthonormal}
+    residual: {shortcut: identity}
+tune:
+  lr: {low: 1e-6, high: 1, log: true}
+budget: {trials_per_cell: 8}
+confirm: {seeds: 2}
+report: {baseline: plain}
+"""
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+
+
+def run(*arguments: str | Path, cwd: Path, timeout: int = 300) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def ledger_files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = sorted((folder / "runs" / "ledger" / "trials").rglob("*.parquet"))
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+def status(folder: Path) -> dict:
+    done = run("status", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(FILE)
+    return folder, run("sweep", "tiny.yaml", cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def cells(finished):
+    folder, ledger = SweepFolder(finished[0] / "runs", "tiny"), Ledger(finished[0] / "runs")
+    found = collect(folder.read_declaration(), folder.read_proposals(), ledger)
+    for trials in found:
+        # Whole records, with the curves that `collect` leaves out.
+        trials.tune[:] = [(p, ledger.read(p.key, "tiny", p.cell)) for p, _ in trials.tune]
+    return found
+
+
+def test_a_sweep_runs_to_its_end_and_prints_its_table(finished):
+    folder, done = finished
+    assert done.returncode == 0, done.stderr
+    assert "2 arm = 2 cells, each 8 tune trials and 2 confirm seeds: 20 trials" in done.stdout
+    assert "[20/20]" in done.stdout
+    assert "plain" in done.stdout.partition("Test accuracy in percent")[2]
+    assert done.stderr == ""
+    page = (folder / "runs" / "tiny" / "report" / "report.html").read_text()
+    assert page.count("http://127.0.0.1:5000/#/experiments/") == 2, "each entry leads to the run of its cell"
+    assert sorted(entry.name for entry in folder.iterdir()) == ["runs", "tiny.yaml"]
+
+
+def test_status_counts_every_trial(finished):
+    content = status(finished[0])
+    trials = content["trials"]
+    assert trials["planned"] == 20
+    assert trials["waiting"] == trials["running"] == trials["failed"] == 0
+    assert sum(trials[state] for state in ("complete", "pruned", "diverged")) == 20
+    assert len(content["trial_keys"]) == 20
+    for cell in content["cells"]:
+        assert cell["confirm"]["n"] == 2
+        assert cell["confirm"]["low"] <= cell["confirm"]["mean"] <= cell["confirm"]["high"]
+        assert set(cell["best_config"]) == {"lr"}
+
+
+def test_the_pruner_stops_poor_trials_through_the_mailbox(cells):
+    pruned = [record for cell in cells for _, record in cell.tune if record.state == "pruned"]
+    assert pruned
+    assert all(1 <= record.num_epochs < 4 for record in pruned)
+    assert not any(record.state == "pruned" for cell in cells for _, record in cell.confirm)
+
+
+def test_a_trial_gives_the_same_weights_and_curves_without_ray(finished, cells):
+    prepare_process(torch.device("cpu"))
+    for cell in cells:
+        proposal, record = next((p, r) for p, r in [*reversed(cell.tune), *cell.confirm] if r.state == "complete")
+        data = load(prepare(resolve(proposal.settings), finished[0] / "runs" / "data").path)
+        fields = {field.name for field in dataclasses.fields(Task)}
+        task = Task(**{name: value for name, value in dataclasses.asdict(record).items() if name in fields})
+        (again,) = Pack([task], data, torch.device("cpu")).train()
+        assert again.weights_digest == record.weights_digest
+        assert again.curves == record.curves
+        assert again.metrics == record.metrics
+
+
+def test_running_again_runs_nothing_and_changes_nothing(finished):
+    folder, _ = finished
+    before = ledger_files(folder)
+    done = run("sweep", "tiny.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "20 of 20 trials are in the ledger already" in done.stdout
+    assert ledger_files(folder) == before
+
+
+def test_mlflow_holds_every_run_once(finished, cells):
+    client = MlflowClient(f"sqlite:///{finished[0] / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    kinds = [run.data.tags["ablate.kind"] for run in runs]
+    assert (kinds.count("summary"), kinds.count("cell"), kinds.count("trial")) == (1, 2, 20)
+    by_key = {run.data.tags["ablate.trial"]: run for run in runs if run.data.tags["ablate.kind"] == "trial"}
+    for cell in cells:
+        for proposal, record in [*cell.tune, *cell.confirm]:
+            tracked = by_key[proposal.key]
+            assert float(tracked.data.params["lr"]) == proposal.settings["lr"]
+            assert tracked.data.tags["state"] == record.state
+            history = client.get_metric_history(tracked.info.run_id, "val_accuracy")
+            assert {m.step: m.value for m in history} == dict(enumerate(record.curves["val_accuracy"], start=1))
+    (summary,) = [run for run in runs if run.data.tags["ablate.kind"] == "summary"]
+    artifacts = [entry.path for entry in client.list_artifacts(summary.info.run_id)]
+    assert "resolved.yaml" in artifacts
+    assert any("report" in path for path in artifacts)
+
+
+def test_report_writes_all_its_files_where_it_is_told(finished, tmp_path):
+    folder, _ = finished
+    before = sorted(entry.name for entry in folder.iterdir())
+    done = run("report", "--to", tmp_path, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert sorted(entry.name for entry in folder.iterdir()) == before
+    written = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")}
+    assert {"report.html", "table.md", "table.tex", "table.csv", "results.parquet"} <= written
+    assert {"figures/learning_curves.svg", "figures/learning_curves.pdf"} <= written
+
+
+def wait_for(condition, process, timeout: float = 120) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def num_confirming(folder: Path) -> int:
+    """Return how many confirm trials are proposed."""
+    return sum(p.phase == "confirm" for p in SweepFolder(folder / "runs", "tiny").read_proposals())
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Start the sweep in a process group of its own."""
+    (folder / "tiny.yaml").write_text(FILE)
+    return subprocess.Popen(
+        command("sweep", "tiny.yaml"),
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_confirming"),
+    [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGINT, True)],
+)
+def test_a_sweep_that_was_stopped_loses_nothing_and_repeats_nothing(finished, tmp_path, sent, is_confirming):
+    process = start(tmp_path)
+    wait_for(lambda: num_confirming(tmp_path) > 0 if is_confirming else len(ledger_files(tmp_path)) >= 5, process)
+    # `timeout` and Slurm send SIGTERM to the whole process group.
+    (os.killpg if sent == signal.SIGTERM else os.kill)(process.pid, sent)
+    _, errors = process.communicate(timeout=60)
+    before = ledger_files(tmp_path)
+    assert 5 <= len(before) < 20
+    assert (num_confirming(tmp_path) > 0) == is_confirming
+    if sent == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 1
+        assert "To go on:\n  python cli.py sweep tiny.yaml" in errors
+        assert "Traceback" not in errors
+    stopped = status(tmp_path)["trials"]
+    assert stopped["running"] == 0
+    assert stopped["waiting"] == 20 - len(before)
+
+    done = run("sweep", "tiny.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(before)} of 20 trials are in the ledger already" in done.stdout
+    after = ledger_files(tmp_path)
+    assert {name: after[name] for name in before} == before
+    # The same trials as in the sweep that was not stopped, with the same numbers.
+    assert status(tmp_path)["trial_keys"] == status(finished[0])["trial_keys"]
+    assert status(tmp_path)["cells"] == status(finished[0])["cells"]
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_first_trial_says_how_to_go_on(tmp_path):
+    process = start(tmp_path)
+    wait_for((tmp_path / "runs" / "tiny" / "declaration.json").exists, process)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == "stopped; what had ended is in the ledger. To go on:\n  python cli.py sweep tiny.yaml\n"
+    assert not ledger_files(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_users_row_that_fails_is_reported_and_only_a_lost_worker_is_tried_again(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import os, signal\n"
+        "from ablate.registry import Row, register\n"
+        "def broken(weights, config):\n"
+        f"    open({str(tmp_path / 'log')!r}, 'a').write('broken ')\n"
+        "    raise RuntimeError('this regularizer is broken')\n"
+        "def deadly(weights, config):\n"
+        f"    open({str(tmp_path / 'log')!r}, 'a').write('deadly ')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "register(Row(kind='regularizer', name='broken', target=broken, summary='fails'))\n"
+        "register(Row(kind='regularizer', name='deadly', target=deadly, summary='ends its worker'))\n"
+    )
+    arms = "".join(f"    {name}: {{shortcut: identity, regularizer: {name}}}\n" for name in ("broken", "deadly"))
+    text = FILE.replace("    residual: {shortcut: identity}\n", arms)
+    (tmp_path / "tiny.yaml").write_text(text.replace("name: tiny", "name: tiny\nimports: [mine.py]"))
+    done = run("sweep", "tiny.yaml", "--set", "budget.trials_per_cell=1", "--set", "confirm.seeds=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "failed: error: RuntimeError: this regularizer is broken" in done.stdout
+    assert "failed: infrastructure: the worker or its node was lost, also after two retries" in done.stdout
+    assert "4 of 6 trials have ended, 2 of them failed" in done.stderr
+    assert Counter((tmp_path / "log").read_text().split()) == {"broken": 1, "deadly": 3}
+    trials = status(tmp_path)["trials"]
+    assert (trials["complete"], trials["failed"]) == (2, 2)
+    records = {r.reason: r for r in map(Ledger(tmp_path / "runs")._read_file, failed_files(tmp_path)) if r}
+    assert records.keys() == {"error", "infrastructure"}
+    assert "RuntimeError: this regularizer is broken" in records["error"].message
+    assert records["error"].rows["regularizer"].startswith("broken@1+")
+
+
+def failed_files(folder: Path) -> list[Path]:
+    return sorted((folder / "runs" / "ledger" / "trials").rglob("*~tiny~*.parquet"))
+
+
+@pytest.mark.slow
+def test_what_stands_beside_the_table_runs_after_it_and_a_trial_can_be_reproduced(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(FILE)
+    options = ["confirm.runner_up=true", "confirm.keep_weights=true", "confirm.seeds=1", "budget.audit=1"]
+    options += ["budget.pruner=successive_halving", "budget.sampler=qmc"]
+    done = run("sweep", "tiny.yaml", *[part for o in options for part in ("--set", o)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "The runner-up of each cell" in done.stdout
+    assert "Audit of the pruner: of 2 stopped trials" in done.stdout
+    folder = SweepFolder(tmp_path / "runs", "tiny")
+    cells = collect(folder.read_declaration(), folder.read_proposals(), Ledger(tmp_path / "runs"))
+    for trials in cells:
+        assert {p.phase: r.state for p, r in trials.extra} == {"runner_up": "complete", "audit": "complete"}
+        ((_, confirmed),) = trials.confirm
+        assert (tmp_path / "runs" / "weights" / f"{confirmed.key}.pt").exists()
+    again = run("reproduce", confirmed.key[:-2], cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "the numbers agree bit for bit" in again.stdout

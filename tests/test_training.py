@@ -1,0 +1,356 @@
+"""Training of packs: repeatability, divergence, checkpoints, failures."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ablate.config import resolve
+from ablate.data.dataset import Split
+from ablate.errors import UsageError
+from ablate.registry import names
+from ablate.train.checkpoint import Checkpoints
+from ablate.train.device import choose_device
+from ablate.train.lr_schedules import lr_at
+from ablate.train.pack import Pack, weights_digest
+from ablate.train.task import Task
+from ablate.train.trainer import Trainer
+
+CPU = torch.device("cpu")
+BASE = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 2, "lr": 0.05}
+
+
+def task(seed: int = 1, phase: str = "confirm", **settings) -> Task:
+    config = resolve({**BASE, **settings})
+    return Task(
+        key=f"{seed}", fingerprint="f", seed=seed, phase=phase, settings=config.settings(), data_digest="d"
+    )  # fmt: skip
+
+
+def train(dataset, *tasks, report=None, checkpoints=None):
+    pack = Pack(tasks, dataset, CPU, checkpoints)
+    return pack.train(report) if report else pack.train()
+
+
+def outcome(record):
+    return record.state, record.metrics, record.curves, record.weights_digest
+
+
+def test_a_net_learns_what_can_be_learnt(tiny_dataset):
+    (record,) = train(tiny_dataset, task(epochs=6))
+    assert record.state == "complete"
+    assert record.metrics["test_accuracy"] > 0.9
+    assert record.curves["train_loss"][-1] < record.curves["train_loss"][0]
+    assert record.num_epochs == 6
+    assert all(len(curve) == 6 for curve in record.curves.values())
+
+
+def test_test_images_are_touched_in_the_confirm_phase_only(tiny_dataset):
+    poisoned = dataclasses.replace(tiny_dataset, test=None)
+    (record,) = train(poisoned, task(phase="tune"))
+    assert record.state == "complete"
+    assert not any("test" in name for name in record.metrics)
+    (record,) = train(poisoned, task(phase="confirm"))
+    assert record.state == "failed"
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"augment": "crop_flip"}, {"regularizer": "orthonormal", "modulation": "anchor"}]
+)
+def test_the_same_seed_repeats_weights_and_curves_bit_for_bit(tiny_dataset, settings):
+    first, second, other = (train(tiny_dataset, task(seed, **settings))[0] for seed in (1, 1, 2))
+    assert outcome(first) == outcome(second)
+    assert first.weights_digest != other.weights_digest
+
+
+def test_the_same_seed_repeats_in_another_process(tmp_path):
+    code = """
+import sys, torch
+from pathlib import Path
+from ablate.config import resolve
+from ablate.data.dataset import Split
+from ablate.data.prepare import load, prepare
+from ablate.train.device import prepare_process
+from ablate.train.pack import Pack, weights_digest
+from ablate.train.task import Task
+prepare_process(torch.device("cpu"))
+config = resolve({"depth": 8, "width": 4, "epochs": 2, "augment": "crop_flip", "regularizer": "l2"})
+data = load(prepare(config, Path(sys.argv[1])).path)
+task = Task(key="k", fingerprint="f", seed=5, phase="confirm", settings=config.settings(), data_digest=data.digest)
+(record,) = Pack([task], data, torch.device("cpu")).train()
+print(record.weights_digest, record.curves, record.metrics)
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+    assert len(runs[0].split()[0]) == 16
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "regularizer", "modulation", "init", "lr_schedule", "augment", "norm"])
+def test_every_row_trains_two_epochs_with_finite_numbers(tiny_dataset, kind):
+    tasks = [task(lr=0.01, **{kind: name}) for name in names(kind)]
+    for name, record in zip(names(kind), train(tiny_dataset, *tasks), strict=True):
+        assert record.state == "complete", (name, record.message)
+        assert all(math.isfinite(number) for curve in record.curves.values() for number in curve), name
+
+
+def test_members_of_a_pack_train_as_they_do_alone(tiny_dataset):
+    tasks = [task(1), task(2, optimizer="adam", lr=0.01)]
+    together = train(tiny_dataset, *tasks)
+    alone = [train(tiny_dataset, one)[0] for one in tasks]
+    assert [outcome(record) for record in together] == [outcome(record) for record in alone]
+
+
+def test_a_dropped_member_is_pruned_and_the_others_go_on(tiny_dataset):
+    reports = []
+
+    def report(epoch, values):
+        reports.append((epoch, [value is None for value in values]))
+        return {0} if epoch == 1 else set()
+
+    pruned, complete = train(tiny_dataset, task(1, epochs=3), task(2, epochs=3), report=report)
+    assert (pruned.state, pruned.num_epochs) == ("pruned", 1)
+    assert pruned.metrics["val_accuracy"] == pruned.curves["val_accuracy"][-1]
+    assert "val_accuracy_batch_statistics" in pruned.metrics
+    assert "test_accuracy" not in pruned.metrics
+    assert (complete.state, complete.num_epochs) == ("complete", 3)
+    assert reports == [(1, [False, False]), (2, [True, False]), (3, [True, False])]
+
+
+def plant_nan(trainer: Trainer, layer: str, step: int) -> None:
+    """Let a layer's output become NaN at one step of the training, also when the epoch is run again."""
+    module = dict(trainer.net.named_modules())[layer]
+    present = {"step": -1}
+    inner = trainer.step
+
+    def step_with_count(images, labels, index):
+        present["step"] = trainer.progress.epoch * trainer.steps_per_epoch + index
+        return inner(images, labels, index)
+
+    trainer.step = step_with_count
+    module.register_forward_hook(lambda _, __, output: output * math.nan if present["step"] == step else None)
+
+
+@pytest.mark.parametrize("layer", ["blocks.1.second.conv", "stem.bn", "fc"])
+def test_divergence_names_epoch_step_and_first_offending_layer(tiny_dataset, layer):
+    trainer = Trainer(resolve({**BASE, "epochs": 3}), tiny_dataset, 1, CPU)
+    plant_nan(trainer, layer, step=9)
+    assert trainer.run_epoch() is None
+    divergence = trainer.run_epoch()
+    assert (divergence.epoch, divergence.step, divergence.layer) == (2, 9, layer)
+    assert divergence.message == "non-finite output"
+
+
+def test_a_non_finite_gradient_is_found_in_the_backward_pass(tiny_dataset):
+    trainer = Trainer(resolve(BASE), tiny_dataset, 1, CPU)
+    layer = trainer.net.blocks[0].first.conv
+    layer.register_full_backward_hook(lambda _, grads, __: tuple(g * math.nan if g is not None else g for g in grads))
+    divergence = trainer.run_epoch()
+    assert divergence.step == 0
+    assert divergence.message == "non-finite backpropagated error"
+    assert divergence.layer == "stem.bn"
+
+
+def test_a_loss_above_the_threshold_is_divergence_for_every_arm(tiny_dataset):
+    (record,) = train(tiny_dataset, task(max_loss=0.5))
+    assert (record.state, record.diverged_epoch, record.diverged_step) == ("diverged", 1, 0)
+    assert record.diverged_layer == "loss"
+    assert "exceeds max_loss 0.5" in record.message
+    assert record.settings["max_loss"] == 0.5
+
+
+def test_a_huge_learning_rate_diverges_as_a_result_not_as_an_error(tiny_dataset):
+    (record,) = train(
+        tiny_dataset, task(regularizer="orthonormal", ortho_weight=10.0, lr=100.0, lr_schedule="constant")
+    )
+    assert record.state == "diverged"
+    assert record.diverged_layer not in ("", "unknown")
+
+
+class StoppedError(Exception):
+    """Stands for a worker that is killed."""
+
+
+def test_a_trial_that_goes_on_from_its_checkpoint_equals_an_uninterrupted_one(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("ablate.train.pack.CHECKPOINT_EVERY_S", 0.0)
+    one = task(1, epochs=4, optimizer="adam", lr=0.01, augment="crop_flip")
+    (uninterrupted,) = train(tiny_dataset, one)
+    checkpoints = Checkpoints(tmp_path)
+    seen = []
+
+    def report(epoch, values):
+        seen.append((epoch, values))
+        if epoch == 3 and len(seen) == 3:
+            raise StoppedError
+        return set()
+
+    with pytest.raises(StoppedError):
+        train(tiny_dataset, one, report=report, checkpoints=checkpoints)
+    assert checkpoints.path("1").exists()
+    (resumed,) = train(tiny_dataset, one, report=report, checkpoints=checkpoints)
+    assert outcome(resumed) == outcome(uninterrupted)
+    assert seen[3:6] == seen[:3]
+
+
+def test_a_damaged_checkpoint_lets_the_trial_start_over(tiny_dataset, tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.path("1").write_bytes(b"no checkpoint")
+    (record,) = train(tiny_dataset, task(1), checkpoints=checkpoints)
+    assert record.state == "complete"
+    assert "cannot be read, so its trial starts over" in caplog.text
+
+
+def test_an_error_in_training_ends_the_trial_as_failed(tiny_dataset, monkeypatch):
+    monkeypatch.setattr(Trainer, "run_epoch", lambda self: 1 / 0)
+    (record,) = train(tiny_dataset, task())
+    assert (record.state, record.reason) == ("failed", "error")
+    assert "ZeroDivisionError" in record.message
+
+
+def test_running_out_of_memory_has_a_reason_of_its_own(tiny_dataset, monkeypatch):
+    def out_of_memory(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "run_epoch", out_of_memory)
+    (record,) = train(tiny_dataset, task())
+    assert (record.state, record.reason) == ("failed", "out_of_memory")
+
+
+@pytest.mark.parametrize("num", [33, 34, 48])
+def test_a_single_image_left_over_joins_the_batch_before_it(tiny_dataset, num):
+    # At 4×4 the last stage is 1×1, where one image has no variance.
+    small = Split(tiny_dataset.train.images[:, :, ::2, ::2], tiny_dataset.train.labels)
+    data = dataclasses.replace(tiny_dataset, train=small, val=small.take(torch.arange(num)))
+    trainer = Trainer(resolve(BASE), data, 1, CPU)
+    sizes = []
+    trainer.net.stem.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    loss, accuracy = trainer.evaluate(data.val, with_batch_statistics=True)
+    assert sizes == {33: [16, 17], 34: [16, 16, 2], 48: [16, 16, 16]}[num]
+    assert math.isfinite(loss)
+    assert 0 <= accuracy <= 1
+
+
+def test_batch_statistics_leave_the_running_ones_alone(tiny_dataset):
+    trainer = Trainer(resolve(BASE), tiny_dataset, 1, CPU)
+    trainer.run_epoch()
+    before = {name: value.clone() for name, value in trainer.net.state_dict().items() if "running" in name}
+    running = trainer.evaluate(tiny_dataset.val)
+    assert trainer.evaluate(tiny_dataset.val, with_batch_statistics=True) != running
+    assert all(
+        torch.equal(value, before[name]) for name, value in trainer.net.state_dict().items() if "running" in name
+    )
+    assert trainer.evaluate(tiny_dataset.val) == running
+
+
+def test_weight_decay_acts_on_conv_and_fc_weights_only(tiny_dataset):
+    trainer = Trainer(resolve({**BASE, "regularizer": "l2", "weight_decay": 0.1}), tiny_dataset, 1, CPU)
+    decayed, rest = trainer.optimizer.param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert rest["weight_decay"] == 0.0
+    assert all(weight.dim() in (2, 4) for weight in decayed["params"])
+    assert all(weight.dim() == 1 for weight in rest["params"])
+
+
+def test_modulation_acts_in_its_window_only(tiny_dataset):
+    settings = {**BASE, "epochs": 10, "modulation": "anchor", "modulation_window": [0.2, 0.5]}
+    trainer = Trainer(resolve(settings), tiny_dataset, 1, CPU)
+    assert trainer.num_steps == 60
+    assert [step for step in range(60) if trainer._is_modulated(step)] == list(range(12, 30))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("step", [1, 1, 0.1, 0.01]),
+        ("step_thirds", [1, 1, 0.1, 0.01]),
+        ("cosine", [1, 0.5 * (1 + math.cos(math.pi / 4)), 0.5, 0.5 * (1 + math.cos(3 * math.pi / 4))]),
+        ("one_cycle", [0.04, None, None, None]),
+    ],
+)
+def test_lr_schedules(schedule, expected):
+    config = resolve({"lr": 2.0, "lr_schedule": schedule})
+    for quarter, factor in enumerate(expected):
+        if factor is not None:
+            assert lr_at(config, 25 * quarter, 100) == pytest.approx(2.0 * factor)
+
+
+def test_the_two_step_schedules_fall_where_they_say():
+    def falls(schedule):
+        config = resolve({"lr": 1.0, "lr_schedule": schedule})
+        rates = [lr_at(config, step, 12) for step in range(12)]
+        return [step for step in range(1, 12) if rates[step] != rates[step - 1]]
+
+    assert falls("step") == [6, 9]
+    assert falls("step_thirds") == [4, 8]
+
+
+def test_one_cycle_agrees_with_torch():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=1001, cycle_momentum=False)
+    config = resolve({"lr": 0.5, "lr_schedule": "one_cycle"})
+    for step in range(1000):
+        assert lr_at(config, step, 1000) == pytest.approx(theirs.get_last_lr()[0], abs=2e-3), step
+        optimizer.step()
+        theirs.step()
+
+
+def test_warmup_rises_linearly_to_the_schedule():
+    config = resolve({"lr": 1.0, "lr_schedule": "constant", "warmup": 0.1})
+    rates = [lr_at(config, step, 100) for step in range(12)]
+    assert rates[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert rates[10:] == [1.0, 1.0]
+
+
+def test_a_device_that_is_not_there_is_a_clear_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"there is no device 'cuda' on this machine\. Available: cpu"):
+        choose_device("cuda")
+    assert choose_device("cpu") == CPU
+
+
+def test_weights_of_confirm_trials_are_kept_where_asked_for(tiny_dataset, tmp_path):
+    kept = Checkpoints(tmp_path / "weights")
+    tasks = [task(1), task(2, phase="tune")]
+    records = Pack(tasks, tiny_dataset, CPU, weights=kept).train()
+    assert [record.state for record in records] == ["complete", "complete"]
+    assert [file.name for file in (tmp_path / "weights").iterdir()] == ["1.pt"]
+    net = Trainer(resolve(tasks[0].settings), tiny_dataset, 5, CPU).net
+    net.load_state_dict(kept.load("1", CPU)["net"])
+    assert weights_digest(net) == records[0].weights_digest
+
+
+def test_a_reused_worker_gives_the_numbers_of_a_fresh_one(tmp_path):
+    """What ran before in a process, with other optimizers, sizes or a divergence, leaves no trace in a trial."""
+    code = """
+import sys, torch
+from pathlib import Path
+from ablate.config import resolve
+from ablate.data.dataset import Split
+from ablate.data.prepare import load, prepare
+from ablate.train.device import prepare_process
+from ablate.train.pack import Pack
+from ablate.train.task import Task
+last = {"depth": 8, "width": 4, "epochs": 2, "augment": "crop_flip", "regularizer": "l2"}
+before = [{"depth": 14, "width": 8, "epochs": 1, "optimizer": "adam", "lr": 0.01, "modulation": "anchor"},
+          {"depth": 8, "width": 4, "epochs": 1, "lr": 1e6, "regularizer": "orthonormal"}]
+for settings in [*(before if sys.argv[2] == "reused" else []), last]:
+    prepare_process(torch.device("cpu"))
+    config = resolve(settings)
+    data = load(prepare(config, Path(sys.argv[1])).path)
+    task = Task(key="k", fingerprint="f", seed=5, phase="confirm", settings=config.settings(), data_digest=data.digest)
+    (record,) = Pack([task], data, torch.device("cpu")).train()
+    print(record.state, record.weights_digest, record.curves, record.metrics)
+"""
+    outputs = [
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), how], capture_output=True, text=True, check=True)
+        for how in ("fresh", "reused")
+    ]
+    fresh, reused = (done.stdout.splitlines() for done in outputs)
+    assert [line.split()[0] for line in reused] == ["complete", "diverged", "complete"]
+    assert reused[-1] == fresh[-1]
