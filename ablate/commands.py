@@ -157,7 +157,7 @@ def sweep(
             write_report=lambda: _write_report(out, sweep_id, local_view(out) / sweep_id / "report"),
             deadline=deadline,
         )
-    except (KeyboardInterrupt, SystemExit):  # Before or after the trials; while it starts, Ray exits at SIGTERM.
+    except KeyboardInterrupt:  # Before or after the trials; between them Ray Tune stops by itself.
         raise SweepStoppedError(
             f"stopped; what had ended is in the ledger. To go on:\n  {plan.command('sweep')}"
         ) from None

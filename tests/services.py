@@ -66,11 +66,14 @@ def s3_client(environment: dict[str, str]) -> Any:
 
 
 def s3_objects(environment: dict[str, str], bucket: str) -> dict[str, bytes]:
-    """Return every object of a bucket."""
+    """Return every object of a bucket, but for those that are deleted meanwhile."""
     client = s3_client(environment)
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-    keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-    return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+    found = {}
+    for key in [entry["Key"] for page in pages for entry in page.get("Contents", [])]:
+        with contextlib.suppress(client.exceptions.NoSuchKey):
+            found[key] = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return found
 
 
 def free_port() -> int:

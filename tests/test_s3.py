@@ -18,7 +18,16 @@ from ablate.storage import append_line, is_locked, locked, read_lines, write_ato
 
 OUT = "s3://bucket/team/runs"
 OPTIONS = ("--set", "budget.trials_per_cell=3", "--set", "confirm.seeds=1", "--set", "fixed.epochs=4")
-OFTEN = "import ablate.train.pack\nablate.train.pack.CHECKPOINT_EVERY_S = 0\n"
+OFTEN = """
+import time, ablate.train.pack
+from ablate.train.trainer import Trainer
+ablate.train.pack.CHECKPOINT_EVERY_S = 0
+run_epoch = Trainer.run_epoch
+def run_slowly(self):
+    time.sleep(0.3)
+    return run_epoch(self)
+Trainer.run_epoch = run_slowly
+"""
 NUM_TRIALS = 8
 
 
@@ -73,7 +82,10 @@ def resumed(server, tmp_path_factory):
         command("sweep", "tiny.yaml", "--out", OUT, *OPTIONS),
         cwd=folder, env=environment_of(server, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(lambda: len(trials(server)) >= 2 and checkpoints(server), process, timeout=300)
+    wait_for(lambda: len(trials(server)) >= 2, process, timeout=300)
+    # A trial in one of its first epochs, so that it is not ended before the driver is.
+    seen = set(checkpoints(server))
+    wait_for(lambda: set(checkpoints(server)) - seen, process)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     before = trials(server)

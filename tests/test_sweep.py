@@ -191,7 +191,7 @@ def test_a_sweep_that_was_stopped_loses_nothing_and_repeats_nothing(finished, tm
     wait_for(lambda: num_confirming(tmp_path) > 0 if is_confirming else len(ledger_files(tmp_path)) >= 5, process)
     # `timeout` and Slurm send SIGTERM to the whole process group.
     (os.killpg if sent == signal.SIGTERM else os.kill)(process.pid, sent)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     before = ledger_files(tmp_path)
     assert 5 <= len(before) < 20
     assert (num_confirming(tmp_path) > 0) == is_confirming
@@ -215,14 +215,22 @@ def test_a_sweep_that_was_stopped_loses_nothing_and_repeats_nothing(finished, tm
     assert status(tmp_path)["cells"] == status(finished[0])["cells"]
 
 
+def is_ray_starting(process: subprocess.Popen[str]) -> bool:
+    """Say whether Ray has begun to write its files; its processes are started after that."""
+    return any(True for _ in Path("/tmp").glob(f"ablate-ray-{process.pid}-*/ray/*"))
+
+
 @pytest.mark.slow
-def test_a_signal_before_the_first_trial_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("point", ["declared", "while Ray starts"])
+def test_a_signal_before_the_first_trial_says_how_to_go_on(tmp_path, point, sent):
     process = start(tmp_path)
-    wait_for((tmp_path / "runs" / "tiny" / "declaration.json").exists, process)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    is_declared = (tmp_path / "runs" / "tiny" / "declaration.json").exists
+    wait_for(is_declared if point == "declared" else lambda: is_ray_starting(process), process)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=120)
     assert errors == "stopped; what had ended is in the ledger. To go on:\n  python cli.py sweep tiny.yaml\n"
+    assert process.returncode == 1
     assert not ledger_files(tmp_path)
 
 

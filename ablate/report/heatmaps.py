@@ -24,6 +24,8 @@ from ablate.report.drawing import STYLE, draw_legend, style
 
 MAX_PANELS = 12
 ACROSS = 4
+GAP = 0.22
+"""Between panels, in their widths and heights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,29 +145,33 @@ def _colours(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Normalize:
 
 
 def _draw(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Figure:
+    """Draw all panels into one pair of axes, each in a box one wide and high: axes of their own take far longer."""
     across = min(ACROSS, len(panels))
     down = -(-len(panels) // across)
-    colours = _colours(heat_map, panels)
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        # A layout engine would take longer than the drawing.
-        width, height = max(4.2, 2.6 * across), 2.3 * down + 0.4
+        width, height = max(4.2, 2.6 * across), 2.3 * down + 0.2
         figure = Figure(figsize=(width, height))
-        sides = {"left": 0.55 / width, "right": 1 - 0.1 / width, "bottom": 0.5 / height, "top": 1 - 0.3 / height}
-        gaps = {"hspace": 0.38, "wspace": 0.22}
-        axes = figure.subplots(down, across, squeeze=False, gridspec_kw=sides | gaps).ravel()
-        for number, (place, (name, grid)) in enumerate(zip(axes, panels, strict=False)):
-            image = place.imshow(
-                grid, norm=colours, cmap="RdBu_r" if heat_map.is_signed else "viridis", origin="lower",
-                aspect="auto", interpolation="nearest", extent=(0.5, grid.shape[1] + 0.5, 0.5, len(grid) + 0.5),
-            )  # fmt: skip
-            place.set_title(name, loc="left", fontsize=8)
+        axes = figure.add_axes((0.42 / width, 0.4 / height, 1 - 1.1 / width, 1 - 0.65 / height))
+        colours = {"norm": _colours(heat_map, panels), "cmap": "RdBu_r" if heat_map.is_signed else "viridis"}
+        for number, (name, grid) in enumerate(panels):
+            left, bottom = (1 + GAP) * (number % across), (1 + GAP) * (down - 1 - number // across)
+            extent = (left, left + 1, bottom, bottom + 1)
+            image = axes.imshow(grid, extent=extent, origin="lower", interpolation="nearest", **colours)
+            num_layers, num_epochs = grid.shape
+            near, text = GAP / 12, {"fontsize": 8, "color": "#444444"}
+            axes.text(left, bottom + 1 + near, name, fontsize=8, va="bottom")
+            axes.text(left - near, bottom, "1", ha="right", va="bottom", **text)
+            axes.text(left - near, bottom + 1, str(num_layers), ha="right", va="top", **text)
+            axes.text(left, bottom - near, "1", ha="left", va="top", **text)
+            axes.text(left + 1, bottom - near, str(num_epochs), ha="right", va="top", **text)
             if number % across == 0:
-                place.set_ylabel("layer")
+                axes.text(left - near, bottom + 0.5, "layer", ha="right", va="center", rotation=90, **text)
             if number + across >= len(panels):
-                place.set_xlabel("epoch")
-        for place in axes[len(panels) :]:
-            place.remove()
-        figure.colorbar(image, ax=list(axes[: len(panels)]), shrink=0.8)
+                axes.text(left + 0.5, bottom - near, "epoch", ha="center", va="top", **text)
+        axes.set(xlim=(0, across + GAP * (across - 1)), ylim=(0, down + GAP * (down - 1)), aspect="auto")
+        axes.set_axis_off()
+        beside = figure.add_axes((1 - 0.55 / width, 0.4 / height, 0.12 / width, min(1.8 * down, height - 0.65) / height))
+        figure.colorbar(image, cax=beside)
     return figure
 
 

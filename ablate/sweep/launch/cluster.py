@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import UsageError
+from ablate.signals import interrupts_deferred
 from ablate.sweep.launch.access import one_line, probe, token_mode
 from ablate.sweep.launch.shipping import shipped_modules
 
@@ -58,11 +59,11 @@ def private_cluster(num_cpus: int) -> Iterator[None]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
     try:
-        with _environment(changes), _sessions_of_their_own():
-            # A folder below ours, because Ray lets everybody write to the one that it is given.
-            _init(address="local", num_cpus=num_cpus, include_dashboard=False, _temp_dir=str(temporary / "ray"),
-                  runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
+        with _environment(changes):
             try:
+                # A folder below ours, because Ray lets everybody write to the one that it is given.
+                _init(address="local", num_cpus=num_cpus, include_dashboard=False, _temp_dir=str(temporary / "ray"),
+                      runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
                 yield
             finally:
                 _shutdown()
@@ -80,40 +81,42 @@ def attached_cluster(address: str, imports: Sequence[Path]) -> Iterator[None]:
     with _environment(token_mode(address)), shipped_modules(imports) as modules:
         probe(address)
         try:
-            _init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT, "py_modules": modules})
-        # What Ray raises depends on how far it got: ConnectionError, RuntimeError, ValueError …
-        except Exception as error:
-            _shutdown()
-            raise UsageError(f"cannot use the Ray cluster at {address}: {one_line(error)}") from None
-        try:
+            try:
+                _init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT, "py_modules": modules})
+            # What Ray raises depends on how far it got: ConnectionError, RuntimeError, ValueError …
+            except Exception as error:
+                raise UsageError(f"cannot use the Ray cluster at {address}: {one_line(error)}") from None
             yield
         finally:
             _shutdown()
 
 
 def _init(**arguments: Any) -> None:
-    import ray
+    with interrupts_deferred():
+        import ray
 
-    for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **arguments)
+        for name in ("ray", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with _signals_for_us():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **arguments)
 
 
 @contextlib.contextmanager
-def _sessions_of_their_own() -> Iterator[None]:
-    """Let Ray start its processes in sessions of their own.
+def _signals_for_us() -> Iterator[None]:
+    """Let Ray start its processes in sessions of their own, and leave SIGTERM to us.
 
     `timeout`, Slurm and service managers send SIGTERM to a whole process group. It is for the driver, which stops
-    gracefully; without its Ray it could not.
+    gracefully; without its Ray it could not. Ray's own handler exits at once, wherever it is.
     """
-    from ray._private import services
+    from ray._private import services, utils
 
-    popen = services.ConsolePopen
+    popen, set_handler = services.ConsolePopen, utils.set_sigterm_handler
     services.ConsolePopen = functools.partial(popen, start_new_session=True)
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        services.ConsolePopen = popen
+        services.ConsolePopen, utils.set_sigterm_handler = popen, set_handler
 
 
 def _shutdown() -> None:

@@ -60,8 +60,7 @@ def run_schedule(
     """
     if schedule.is_finished() or time.monotonic() >= resources.deadline:
         return
-    # Ray, when it starts, takes SIGTERM for itself.
-    with _cluster(resources), sigterm_as_sigint():
+    with sigterm_as_sigint(), _cluster(resources):
         from ablate.sweep.launch.nodes import check_nodes_share, present_nodes, trials_at_a_time
 
         trial = Node(resources.cpus, resources.gpus)
