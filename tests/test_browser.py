@@ -130,15 +130,24 @@ def test_the_run_list_is_sorted_by_confirmed_accuracy(browser, out, server, expe
                               "depth=56 arm=residual"}  # fmt: skip
     assert found.index("depth=20 arm=residual") < found.index("depth=56 arm=plain")
     assert "confirmed_accuracy" in text
+    # A click on the column turns the order round: the cell that learned nothing comes first.
+    page.get_by_test_id("sort-header-confirmed_accuracy").click()
+    page.locator('[role=row][row-index="0"]').get_by_text("depth=110 arm=plain", exact=True).wait_for()
+    page.screenshot(path=pictures / "mlflow-sorted.png")
 
 
 def test_the_cells_hold_their_trials_when_sorted_by_creation(browser, out, server, experiment, pictures):
     address = f"{server}/#/experiments/{experiment}/runs?orderByKey=attributes.start_time&orderByAsc=false"
     page = shown(browser, f"{address}&workflowType=machine_learning", width=1600, height=1000)
-    page.get_by_text("depth=20 arm=plain").first.wait_for()
-    expanders = page.locator('[data-testid="expander"], [aria-label*="xpand"], [class*="expander"]')
+    cell = page.get_by_role("row").filter(has=page.get_by_text("depth=20 arm=residual", exact=True))
+    cell.first.wait_for()
+    names = [*(f"tune {number}" for number in range(Synthetic.num_tune)), *(f"confirm {number}" for number in range(Synthetic.num_seeds))]
+    trials = [page.get_by_text(f"{name} depth=20 arm=residual", exact=True) for name in names]
+    assert [trial.count() for trial in trials] == [0] * len(trials)
+    cell.first.get_by_role("button").click()
+    for trial in trials:
+        trial.first.wait_for()
     page.screenshot(path=pictures / "mlflow-tree.png")
-    assert expanders.count() > 0
 
 
 def test_the_report_opens_in_the_summary_run(browser, out, server, experiment, pictures):
