@@ -173,6 +173,17 @@ class Declaration:
         return self.num_seeds
 
     @property
+    def metric(self) -> str:
+        """The metric of the table."""
+        return str(self.report.get("metric") or "test_accuracy")
+
+    @property
+    def chance_accuracy(self) -> float:
+        """The accuracy of guessing, in (0, 1]: one in num_classes, k in num_classes for a top-k metric."""
+        top = re.search(r"top_?(\d+)", self.metric)
+        return min(1.0, int(top[1] if top else 1) / int(self.data["num_classes"]))
+
+    @property
     def num_trials(self) -> int:
         """How many trials the sweep asks for, tune and confirm together."""
         return len(self.cells) * (self.trials_per_cell + self.num_seeds)

@@ -141,7 +141,10 @@ def test_the_cells_hold_their_trials_when_sorted_by_creation(browser, out, serve
     page = shown(browser, f"{address}&workflowType=machine_learning", width=1600, height=1000)
     cell = page.get_by_role("row").filter(has=page.get_by_text("depth=20 arm=residual", exact=True))
     cell.first.wait_for()
-    names = [*(f"tune {number}" for number in range(Synthetic.num_tune)), *(f"confirm {number}" for number in range(Synthetic.num_seeds))]
+    names = [
+        *(f"tune {number}" for number in range(Synthetic.num_tune)),
+        *(f"confirm {number}" for number in range(Synthetic.num_seeds)),
+    ]
     trials = [page.get_by_text(f"{name} depth=20 arm=residual", exact=True) for name in names]
     assert [trial.count() for trial in trials] == [0] * len(trials)
     cell.first.get_by_role("button").click()

@@ -12,14 +12,23 @@ from ablate.signals import interrupts_deferred
 def test_a_deferred_signal_interrupts_at_the_end_of_the_block_and_not_in_its_midst(sent):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     done = []
-    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
-        os.kill(os.getpid(), sent)
-        done.append("the rest of the block")
+
+    def block() -> None:
+        with interrupts_deferred():
+            os.kill(os.getpid(), sent)
+            done.append("the rest of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
     assert done
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
 def test_an_error_within_the_block_is_raised_as_it_is():
-    with pytest.raises(ValueError, match="^inside$"), interrupts_deferred():
-        os.kill(os.getpid(), signal.SIGINT)
-        raise ValueError("inside")
+    def block() -> None:
+        with interrupts_deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match=r"^inside$"):
+        block()

@@ -16,7 +16,6 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ablate.declaration import Declaration
-from ablate.report.entries import chance_accuracy
 from ablate.report.grid import Grid, Levels
 from ablate.report.text import broken
 
@@ -115,9 +114,9 @@ def cell_panels(grid: Grid, xlabel: str, ylabel: str) -> tuple[Figure, dict[tupl
     panels[0, 0].locator_params(axis="x", integer=True, nbins=4)
     # About eleven letters of this size an inch, in what ticks and gaps leave of a panel.
     for axes, column in zip(panels[0], grid.columns, strict=True):
-        axes.set_title(_lines(column, int(10 * width)), loc="left", fontsize=9)
+        axes.set_title(lines(column, int(10 * width)), loc="left", fontsize=9)
     for axes, row in zip(panels[:, -1], grid.rows, strict=True):
-        parts = [_lines(part, int(10 * height)) for part in grid.phrase(row).split(", ")]
+        parts = [lines(part, int(10 * height)) for part in grid.phrase(row).split(", ")]
         text = "\n".join(parts)
         axes.annotate(text, (1.03, 0.5), xycoords="axes fraction", rotation=270, va="center", fontsize=8)
     figure.supxlabel(xlabel, fontsize=STYLE["font.size"])
@@ -125,10 +124,10 @@ def cell_panels(grid: Grid, xlabel: str, ylabel: str) -> tuple[Figure, dict[tupl
     return figure, {(row, c): panels[y, x] for y, row in enumerate(grid.rows) for x, c in enumerate(grid.columns)}
 
 
-def _lines(name: str, letters: int) -> str:
+def lines(name: str, letters: int) -> str:
     """Return a name in lines of at most so many letters, cut off where it cannot break."""
-    lines = broken(name, letters)
-    return "\n".join(line if len(line) <= letters else f"{line[: letters - 1]}…" for line in lines)
+    cut = [line if len(line) <= letters else f"{line[: letters - 1]}…" for line in broken(name, letters)]
+    return "\n".join(cut)
 
 
 def set_levels(axes: Any, positions: list[float], labels: list[str]) -> None:
@@ -140,7 +139,7 @@ def set_levels(axes: Any, positions: list[float], labels: list[str]) -> None:
 
 def draw_chance(axes: Any, declaration: Declaration) -> None:
     """Draw the accuracy of guessing as a line."""
-    axes.axhline(100 * chance_accuracy(declaration), color="#777777", linestyle=":", linewidth=1.1, label="chance")
+    axes.axhline(100 * declaration.chance_accuracy, color="#777777", linestyle=":", linewidth=1.1, label="chance")
 
 
 def draw_legend(figure: Figure, *panels: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -74,26 +73,15 @@ class Entry:
         return self.is_settled and low is not None and high is not None and low <= chance <= high
 
 
-def metric_name(declaration: Declaration) -> str:
-    """Return the metric of the table."""
-    return str(declaration.report.get("metric") or "test_accuracy")
-
-
 def metric_label(declaration: Declaration) -> str:
     """For example "Test accuracy"."""
-    return label(metric_name(declaration))
+    return label(declaration.metric)
 
 
 def label(metric: str) -> str:
     """Return a metric's or a curve's name in words, for example "Validation accuracy"."""
     first, _, rest = metric.partition("_")
     return f"{LONG.get(first, first)} {rest}".replace("_", " ").strip().capitalize()
-
-
-def chance_accuracy(declaration: Declaration) -> float:
-    """Return the accuracy of guessing, in [0, 1]: one in num_classes, k in num_classes for a top-k metric."""
-    top = re.search(r"top_?(\d+)", metric_name(declaration))
-    return min(1.0, int(top[1] if top else 1) / int(declaration.data["num_classes"]))
 
 
 def check_metric(declaration: Declaration, cells: list[CellTrials]) -> None:
@@ -104,7 +92,7 @@ def check_metric(declaration: Declaration, cells: list[CellTrials]) -> None:
     """
     records = [record for cell in cells for _, record in cell.confirm if record and record.state == "complete"]
     recorded = {name for record in records for name in record.metrics if "accuracy" in name}
-    metric = metric_name(declaration)
+    metric = declaration.metric
     if records and metric not in recorded:
         raise UsageError(f"no confirm trial recorded an accuracy '{metric}'. {choices_text(metric, recorded)}")
 
@@ -133,7 +121,7 @@ def finished(cells: list[CellTrials]) -> list[TrialRecord]:
 
 def entry(declaration: Declaration, cell: CellTrials) -> Entry:
     """Return what one cell measured, without its difference to the baseline."""
-    chance, metric = chance_accuracy(declaration), metric_name(declaration)
+    chance, metric = declaration.chance_accuracy, declaration.metric
     records = [record for _, record in cell.confirm if record is not None]
     by_seed = {}
     for record in records:

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 from ablate.declaration import Declaration
 from ablate.report.drawing import STYLE, draw_chance, draw_legend, named_rows, panels, place_legend, set_levels
 from ablate.report.drawing import style as style_of
-from ablate.report.entries import Entry, chance_accuracy, metric_label
+from ablate.report.entries import Entry, metric_label
 from ablate.report.grid import Grid, Levels
 
 MARK_SIZES = (4.0, 10.0)
@@ -46,7 +46,7 @@ def accuracy_by_row(declaration: Declaration, grid: Grid) -> Figure:
             axes.set_title(" · ".join(group), loc="left", fontsize=10)
         found[0].set_ylabel(f"{metric_label(declaration)} (%)")
         if lowest >= CHANCE_IN_VIEW:
-            figure.supxlabel(f"chance ({100 * chance_accuracy(declaration):.1f}%) is below this range", fontsize=8)
+            figure.supxlabel(f"chance ({100 * declaration.chance_accuracy:.1f}%) is below this range", fontsize=8)
         draw_legend(figure, found[0])
     return figure
 
@@ -161,7 +161,7 @@ def _train_errors(entry: Entry, declaration: Declaration) -> list[float]:
         if record is None or record.state == "failed":
             continue
         if record.state == "diverged":
-            errors.append(1 - chance_accuracy(declaration))
+            errors.append(1 - declaration.chance_accuracy)
         else:
             metrics = record.metrics
             last = [metrics["train_accuracy"]] if "train_accuracy" in metrics else []

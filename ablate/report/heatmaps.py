@@ -20,12 +20,14 @@ from matplotlib.ticker import MaxNLocator
 
 from ablate.declaration import CellTrials
 from ablate.ledger import Ledger, TrialRecord
-from ablate.report.drawing import STYLE, draw_legend, style
+from ablate.report.drawing import STYLE, draw_legend, lines, style
 
 MAX_PANELS = 12
 ACROSS = 4
 GAP = 0.22
 """Between panels, in their widths and heights."""
+NAME_LETTERS = 30
+"""More letters of a cell's name do not fit over a panel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,21 +147,24 @@ def _colours(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Normalize:
 
 
 def _draw(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Figure:
-    """Draw all panels into one pair of axes, each in a box one wide and high: axes of their own take far longer."""
+    """Draw all panels into one pair of axes, each in a box of width and height 1: axes of their own take far longer."""
     across = min(ACROSS, len(panels))
     down = -(-len(panels) // across)
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         width, height = max(4.2, 2.6 * across), 2.3 * down + 0.2
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((0.42 / width, 0.4 / height, 1 - 1.1 / width, 1 - 0.65 / height))
-        colours = {"norm": _colours(heat_map, panels), "cmap": "RdBu_r" if heat_map.is_signed else "viridis"}
+        norm, cmap = _colours(heat_map, panels), "RdBu_r" if heat_map.is_signed else "viridis"
+        near = GAP / 12
+        text: dict[str, Any] = {"fontsize": 8, "color": "#444444"}
         for number, (name, grid) in enumerate(panels):
             left, bottom = (1 + GAP) * (number % across), (1 + GAP) * (down - 1 - number // across)
-            extent = (left, left + 1, bottom, bottom + 1)
-            image = axes.imshow(grid, extent=extent, origin="lower", interpolation="nearest", **colours)
+            image = axes.imshow(
+                grid, norm=norm, cmap=cmap, origin="lower", interpolation="nearest",
+                extent=(left, left + 1, bottom, bottom + 1),
+            )  # fmt: skip
             num_layers, num_epochs = grid.shape
-            near, text = GAP / 12, {"fontsize": 8, "color": "#444444"}
-            axes.text(left, bottom + 1 + near, name, fontsize=8, va="bottom")
+            axes.text(left, bottom + 1 + near, lines(name, NAME_LETTERS), fontsize=8, va="bottom")
             axes.text(left - near, bottom, "1", ha="right", va="bottom", **text)
             axes.text(left - near, bottom + 1, str(num_layers), ha="right", va="top", **text)
             axes.text(left, bottom - near, "1", ha="left", va="top", **text)
@@ -170,8 +175,8 @@ def _draw(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Figure:
                 axes.text(left + 0.5, bottom - near, "epoch", ha="center", va="top", **text)
         axes.set(xlim=(0, across + GAP * (across - 1)), ylim=(0, down + GAP * (down - 1)), aspect="auto")
         axes.set_axis_off()
-        beside = figure.add_axes((1 - 0.55 / width, 0.4 / height, 0.12 / width, min(1.8 * down, height - 0.65) / height))
-        figure.colorbar(image, cax=beside)
+        bar = (1 - 0.55 / width, 0.4 / height, 0.12 / width, min(1.8 * down, height - 0.65) / height)
+        figure.colorbar(image, cax=figure.add_axes(bar))
     return figure
 
 

@@ -8,7 +8,7 @@ from collections.abc import Container
 
 from ablate.declaration import CellTrials, Declaration, DeclaredCell
 from ablate.report.combine import unlike
-from ablate.report.entries import chance_accuracy, finished, tune_counts
+from ablate.report.entries import finished, tune_counts
 from ablate.report.grid import Grid, Levels
 from ablate.report.text import entry_text, listed, percent, redact, shared_n, signed
 from ablate.report.tidy import file_name
@@ -23,7 +23,7 @@ def command(declaration: Declaration) -> str:
 
 def chance_notices(declaration: Declaration, grid: Grid) -> list[str]:
     """Return at most one paragraph, naming the entries that are near chance or whose interval includes it."""
-    chance = chance_accuracy(declaration)
+    chance = declaration.chance_accuracy
     near, wide = [], []
     for row, column in _places(grid):
         entry = grid.at[row, column]
@@ -135,7 +135,7 @@ def _diverged(declaration: Declaration, cells: list[CellTrials]) -> list[str]:
         return []
     confirm = sum(record.phase == "confirm" for record in diverged)
     text = f"{len(diverged)} of {len(finished(cells))} trials diverged, {confirm} of them while confirming."
-    chance = percent(chance_accuracy(declaration))
+    chance = percent(declaration.chance_accuracy)
     return [f"{text} A diverged seed counts as chance ({chance}%) in its entry." if confirm else text]
 
 

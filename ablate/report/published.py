@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.declaration import Declaration
-from ablate.report.entries import Entry, metric_name
+from ablate.report.entries import Entry
 from ablate.report.grid import Grid
 from ablate.report.text import entry_text
 
@@ -77,7 +77,7 @@ NOTE = (
 
 def published(declaration: Declaration, entry: Entry) -> Published | None:
     """Return the published figure of the same experiment; None where there is none, or the metric is another."""
-    if metric_name(declaration) != "test_accuracy":
+    if declaration.metric != "test_accuracy":
         return None
     settings = entry.trials.cell.settings
     for figure in PUBLISHED:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ablate.declaration import Declaration
-from ablate.report.entries import LONG, Entry, metric_label, metric_name
+from ablate.report.entries import LONG, Entry, metric_label
 from ablate.report.statistics import ALPHA, MIN_BOOTSTRAP, Estimate
 
 MINUS = "\N{MINUS SIGN}"
@@ -114,7 +114,7 @@ def value_text(value: Any) -> str:
 def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) -> str:
     """Return what the intervals of these estimates are, what they cover and what they do not."""
     found = list(estimates)
-    split = metric_name(declaration).partition("_")[0]
+    split = declaration.metric.partition("_")[0]
     size = declaration.data.get(f"num_{split}")
     images = f" ({size:,} images)" if isinstance(size, int) else ""
     kinds = {each.is_bootstrap for each in found if each.low is not None and each.sd}

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ablate.declaration import Declaration
 from ablate.report.curves import decimated
 from ablate.report.drawing import STYLE, draw_legend, row_panels, style
-from ablate.report.entries import Entry, chance_accuracy
+from ablate.report.entries import Entry
 from ablate.report.grid import Grid
 
 
@@ -47,7 +47,7 @@ def expected_best_figure(declaration: Declaration, grid: Grid) -> Figure | None:
 
 def _accuracies(entry: Entry, declaration: Declaration) -> list[float]:
     """Return each tune trial's validation accuracy: diverged at chance, pruned as far as it came."""
-    chance = chance_accuracy(declaration)
+    chance = declaration.chance_accuracy
     return [
         record.metrics.get("val_accuracy", chance) if record.state != "diverged" else chance
         for _, record in entry.trials.tune

@@ -130,14 +130,14 @@ def trial_points(record: TrialRecord) -> list[Point]:
     return [point for point in points if math.isfinite(point[1])]
 
 
-def cell_metrics(trials: CellTrials, num_classes: int) -> dict[str, float]:
-    """Return the numbers of a cell; a diverged confirm trial counts as chance, 1 / num_classes."""
+def cell_metrics(trials: CellTrials, declaration: Declaration) -> dict[str, float]:
+    """Return the numbers of a cell, in the metric of the table; a diverged confirm trial counts as chance."""
     tuned = [record for _, record in trials.tune if record is not None]
     confirmed = [record for _, record in trials.confirm if record is not None and record.is_shared]
     accuracies = [
-        1 / num_classes if record.state == "diverged" else record.metrics["test_accuracy"]
+        declaration.chance_accuracy if record.state == "diverged" else record.metrics[declaration.metric]
         for record in confirmed
-        if record.state == "diverged" or "test_accuracy" in record.metrics
+        if record.state == "diverged" or declaration.metric in record.metrics
     ]
     metrics: dict[str, float] = {
         "num_trials": len(tuned) + sum(record is not None for _, record in trials.confirm),
@@ -153,14 +153,15 @@ def cell_metrics(trials: CellTrials, num_classes: int) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def cell_note(trials: CellTrials, num_classes: int) -> str:
+def cell_note(trials: CellTrials, declaration: Declaration) -> str:
     """Return a cell's description: what it came to so far, and with which configuration."""
-    numbers, winner = cell_metrics(trials, num_classes), trials.winner()
+    numbers, winner = cell_metrics(trials, declaration), trials.winner()
     lines = [f"{numbers['num_trials']:.0f} trials have ended, {numbers['num_diverged']:.0f} of them diverged."]
     if "confirmed_accuracy" in numbers:
         mean, low, high = (100 * numbers[f"confirmed_{name}"] for name in ("accuracy", "min", "max"))
         lines.append(
-            f"Confirmed test accuracy: {mean:.1f}% over {numbers['confirmed_n']:.0f} seeds ({low:.1f}% to {high:.1f}%)."
+            f"Confirmed {declaration.metric.replace('_', ' ')}: {mean:.1f}% over {numbers['confirmed_n']:.0f} seeds "
+            f"({low:.1f}% to {high:.1f}%)."
         )
     if winner is not None:
         tuned = [f"{name} {text(winner.settings[name])}" for name in trials.cell.tuned if name in winner.settings]

@@ -60,9 +60,8 @@ class SweepRuns:
                 continue
             starts = [moment for record in records if (moment := content.milliseconds(record.started_at))]
             run = self._cell(trials.cell, min(starts, default=None))
-            num_classes = self._declaration.data["num_classes"]
-            note = {"mlflow.note.content": content.cell_note(trials, num_classes)}
-            metrics = content.cell_metrics(trials, num_classes)
+            note = {"mlflow.note.content": content.cell_note(trials, self._declaration)}
+            metrics = content.cell_metrics(trials, self._declaration)
             self._experiment.update(run, metrics, content.winner_tags(trials) | note)
             if len(records) == num_trials:
                 ends = [moment for record in records if (moment := content.milliseconds(record.finished_at))]
