@@ -16,7 +16,7 @@ import click
 import ablate
 from ablate.errors import AblateError, SweepStoppedError, UsageError
 from ablate.places import ObjectPath, Place, local_view, to_place
-from ablate.signals import sigterm_as_sigint
+from ablate.signals import graceful_signals
 
 if TYPE_CHECKING:
     from ablate.report.build import Report
@@ -129,7 +129,7 @@ def sweep(
     if time_limit is not None and math.isnan(time_limit):
         raise UsageError("--time-limit must be a number of minutes > 0, but got nan")
     deadline = math.inf if time_limit is None else time.monotonic() + 60 * time_limit
-    click.get_current_context().with_resource(sigterm_as_sigint())
+    click.get_current_context().with_resource(graceful_signals())
     from rich.console import Console
 
     from ablate.sweep.launch.access import check_address

@@ -7,19 +7,30 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from types import FrameType
+
+_came = threading.Event()
 
 
 @contextlib.contextmanager
-def sigterm_as_sigint() -> Iterator[None]:
-    """Let SIGTERM stop what runs as gracefully as Ctrl-C does, where this is the main thread."""
+def graceful_signals() -> Iterator[None]:
+    """Let SIGTERM stop what runs as gracefully as Ctrl-C does, and remember both, where this is the main thread.
+
+    KeyboardInterrupt alone may be lost in a library that catches everything; `was_interrupted` is not.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    _came.clear()
+    previous = {
+        signal.SIGINT: signal.signal(signal.SIGINT, _interrupt),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT)),
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -43,3 +54,13 @@ def interrupts_deferred() -> Iterator[None]:
             signal.signal(number, handler)
     if came:
         raise KeyboardInterrupt
+
+
+def was_interrupted() -> bool:
+    """Say whether a signal came since `graceful_signals` was entered."""
+    return _came.is_set()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _came.set()
+    raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -16,6 +17,12 @@ def _clean_environment(monkeypatch):
     for name in ("ABLATE_DATA", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Modules with many slow tests come first: what runs last, with nothing beside it, should be short."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_terminal_summary(terminalreporter):

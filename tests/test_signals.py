@@ -1,11 +1,12 @@
 """Signals that stop a command."""
 
+import contextlib
 import os
 import signal
 
 import pytest
 
-from ablate.signals import interrupts_deferred
+from ablate.signals import graceful_signals, interrupts_deferred, was_interrupted
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -32,3 +33,19 @@ def test_an_error_within_the_block_is_raised_as_it_is():
 
     with pytest.raises(ValueError, match=r"^inside$"):
         block()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_a_library_swallows_is_remembered(sent):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with graceful_signals():
+        assert not was_interrupted()
+        done = []
+        with contextlib.suppress(BaseException):  # as `except:` does
+            os.kill(os.getpid(), sent)
+            done.append("the rest of the block")
+        assert not done
+        assert was_interrupted()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    with graceful_signals():
+        assert not was_interrupted()

@@ -22,6 +22,7 @@ from ablate.train.device import prepare_process
 from ablate.train.pack import Pack
 from ablate.train.task import Task
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 FILE = """
 name: tiny
@@ -220,7 +221,6 @@ def is_ray_starting(process: subprocess.Popen[str]) -> bool:
     return any(True for _ in Path("/tmp").glob(f"ablate-ray-{process.pid}-*/ray/*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("point", ["declared", "while Ray starts"])
 def test_a_signal_before_the_first_trial_says_how_to_go_on(tmp_path, point, sent):
@@ -234,7 +234,6 @@ def test_a_signal_before_the_first_trial_says_how_to_go_on(tmp_path, point, sent
     assert not ledger_files(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_users_row_that_fails_is_reported_and_only_a_lost_worker_is_tried_again(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import os, signal\n"
@@ -269,7 +268,6 @@ def failed_files(folder: Path) -> list[Path]:
     return sorted((folder / "runs" / "ledger" / "trials").rglob("*~tiny~*.parquet"))
 
 
-@pytest.mark.slow
 def test_what_stands_beside_the_table_runs_after_it_and_a_trial_can_be_reproduced(tmp_path):
     (tmp_path / "tiny.yaml").write_text(FILE)
     options = ["confirm.runner_up=true", "confirm.keep_weights=true", "confirm.seeds=1", "budget.audit=1"]

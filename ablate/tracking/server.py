@@ -17,7 +17,7 @@ from typing import IO
 
 from ablate.errors import AblateError, UsageError
 from ablate.places import Place
-from ablate.signals import sigterm_as_sigint
+from ablate.signals import graceful_signals
 from ablate.tracking.store import SQLITE, artifact_root, quiet_environment, tracking_uri
 
 HOST = "127.0.0.1"
@@ -52,7 +52,7 @@ def served(out: Place, port: int) -> Iterator[subprocess.Popen[bytes]]:
     quiet_environment()
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": tracking_uri(out)}
     command = [sys.executable, "-m", *ui_command(out, port)]
-    with tempfile.TemporaryFile() as output, sigterm_as_sigint():
+    with tempfile.TemporaryFile() as output, graceful_signals():
         server = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )

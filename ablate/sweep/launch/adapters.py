@@ -17,6 +17,7 @@ from ray.tune.stopper import Stopper
 
 from ablate.ledger import TrialRecord
 from ablate.registry import KINDS
+from ablate.signals import was_interrupted
 from ablate.sweep.schedule import PackAssignment, Schedule
 from ablate.train.task import Task
 
@@ -130,7 +131,7 @@ class CellPruning(FIFOScheduler):
 
 
 class Deadline(Stopper):
-    """Stops everything at a value of `time.monotonic()`, also while no trial reports."""
+    """Stops everything at a value of `time.monotonic()` or after a signal, also while no trial reports."""
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
@@ -140,8 +141,8 @@ class Deadline(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the time is over."""
-        return time.monotonic() >= self.deadline
+        """Whether the time is over, or a signal came that Ray Tune did not see."""
+        return was_interrupted() or time.monotonic() >= self.deadline
 
 
 def _lost(task: Task) -> TrialRecord:

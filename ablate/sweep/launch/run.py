@@ -14,7 +14,7 @@ from typing import Any
 
 from ablate.places import Place, local_view
 from ablate.provenance import code_version, library_versions
-from ablate.signals import sigterm_as_sigint
+from ablate.signals import was_interrupted
 from ablate.sweep.capacity import Node, num_cpus
 from ablate.sweep.launch.cluster import attached_cluster, private_cluster
 from ablate.sweep.launch.shipping import shipped_name
@@ -49,7 +49,7 @@ def run_schedule(
     trainable: Callable[[dict[str, Any]], None] | None = None,
     started: Callable[[int, int], None] = lambda num_nodes, jobs: None,
 ) -> None:
-    """Run all that is missing as Ray Tune trials; return when it is done, at the deadline, or after SIGINT or SIGTERM.
+    """Run all that is missing as Ray Tune trials; return when it is done, at the deadline, or after SIGINT.
 
     `trainable` stands in for the training of a pack, to measure everything around it. `started` is told the numbers of
     nodes and of packs at a time when Ray runs.
@@ -60,7 +60,7 @@ def run_schedule(
     """
     if schedule.is_finished() or time.monotonic() >= resources.deadline:
         return
-    with sigterm_as_sigint(), _cluster(resources):
+    with _cluster(resources):
         from ablate.sweep.launch.nodes import check_nodes_share, present_nodes, trials_at_a_time
 
         trial = Node(resources.cpus, resources.gpus)
@@ -70,6 +70,8 @@ def run_schedule(
             check_nodes_share(resources.out / resources.sweep / "declaration.json", trial)
         jobs = resources.jobs or fitting
         started(len(present_nodes()), jobs)
+        if was_interrupted():
+            raise KeyboardInterrupt
         _fit(schedule, resources, jobs, trainable)
 
 
