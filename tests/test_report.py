@@ -231,6 +231,12 @@ def test_nothing_in_the_report_tells_who_or_where(troubled):
         ("https://alice.example.org/x", "…"),
         ("see https://arxiv.org/abs/1810.09102", "see https://arxiv.org/abs/1810.09102"),
         ("node 10.0.0.7:6379 is gone", "node … is gone"),
+        ("node fe80::1ff:fe23:4567:890a, [2001:db8::7]:6379", "node …, …"),
+        ("cannot reach gpu7.cluster.local or head-node:6379", "cannot reach … or …"),
+        (
+            "train.py:123: torch.nn.Module at 12:30:45, c10::Error, width:16, ratio 1:100",
+            "train.py:123: torch.nn.Module at 12:30:45, c10::Error, width:16, ratio 1:100",
+        ),
         ("depth and/or width, 10/12 images, lr 0.1", "depth and/or width, 10/12 images, lr 0.1"),
         ("expected (64, 3) / got 2.14.0", "expected (64, 3) / got 2.14.0"),
     ],

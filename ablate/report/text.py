@@ -16,7 +16,14 @@ MINUS = "\N{MINUS SIGN}"
 _HOME = re.compile(r"(?:/(?:home|Users)|[A-Za-z]:\\Users)[/\\][^/\\\s'\":,;)\]]+(?=$|[\s'\":,;)\]])")
 _PATH = re.compile(r"(?:(?<![\w.:/])|(?<=file://))(?:~|[A-Za-z]:)?(?:[/\\][^/\\\s'\":,;)\]]+){2,}[/\\]?")
 _REMOTE = re.compile(
-    r"\b[\w.+-]+@[\w.-]+\b(?::[\w./-]+)?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b\w+://(?!(?:\w+\.)?(?:arxiv|doi)\.org/)[^\s'\"]+"
+    r"\b[\w.+-]+@[\w.-]+\b(?::[\w./-]+)?"
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"|\b\w+://(?!(?:\w+\.)?(?:arxiv|doi)\.org/)[^\s'\"]+"
+    # IPv6: hexadecimal groups with a double colon, or five and more of them.
+    r"|(?<![\w:])\[?(?=[0-9A-Fa-f:]*::|(?:[0-9A-Fa-f]+:){4})[0-9A-Fa-f:]{4,}(?:\]:\d+)?(?![\w:])"
+    # Names of hosts, by what they end in or by their port. A name without either cannot be told from a word.
+    r"|(?<![\w./-])(?:[\w-]+\.)+(?:com|org|net|edu|gov|io|local|lan|internal|localdomain)\b(?::\d+)?"
+    r"|(?<![\w./-])(?=[\w.-]*[A-Za-z])[\w-]+(?:\.(?!py:)[\w-]+)*:\d{4,5}\b(?![.:])"
 )
 
 
