@@ -41,6 +41,8 @@ STYLE = {
     "xtick.color": "#444444",
     "ytick.color": "#444444",
     "legend.frameon": False,
+    # Else the panels of a heat map become one picture with the resolution of a screen.
+    "image.composite_image": False,
 }
 
 

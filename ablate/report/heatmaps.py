@@ -151,9 +151,9 @@ def _draw(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Figure:
     across = min(ACROSS, len(panels))
     down = -(-len(panels) // across)
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        width, height = max(4.2, 2.6 * across), 2.3 * down + 0.2
+        width, height = max(4.2, 2.6 * across), 2.3 * down + 0.4
         figure = Figure(figsize=(width, height))
-        axes = figure.add_axes((0.42 / width, 0.4 / height, 1 - 1.1 / width, 1 - 0.65 / height))
+        axes = figure.add_axes((0.42 / width, 0.4 / height, 1 - 1.3 / width, 1 - 0.75 / height))
         norm, cmap = _colours(heat_map, panels), "RdBu_r" if heat_map.is_signed else "viridis"
         near = GAP / 12
         text: dict[str, Any] = {"fontsize": 8, "color": "#444444"}
@@ -175,8 +175,9 @@ def _draw(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Figure:
                 axes.text(left + 0.5, bottom - near, "epoch", ha="center", va="top", **text)
         axes.set(xlim=(0, across + GAP * (across - 1)), ylim=(0, down + GAP * (down - 1)), aspect="auto")
         axes.set_axis_off()
-        bar = (1 - 0.55 / width, 0.4 / height, 0.12 / width, min(1.8 * down, height - 0.65) / height)
-        figure.colorbar(image, cax=figure.add_axes(bar))
+        bar = figure.add_axes((1 - 0.75 / width, 0.4 / height, 0.12 / width, min(1.8 * down, height - 0.75) / height))
+        figure.colorbar(image, cax=bar, format="{x:g}")
+        bar.tick_params(which="both", labelsize=8)
     return figure
 
 
