@@ -210,7 +210,7 @@ def test_who_has_no_token_or_another_is_refused_at_once(nodes, tmp_path):
         done = attach(nodes.address, environment)
         assert done.stdout == message
         assert done.stderr == ""
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 120
     assert list(tmp_path.iterdir()) == []  # no token was written
 
 

@@ -5,7 +5,6 @@ import math
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,14 +33,12 @@ def invoke(*arguments: str):
     return done.stdout
 
 
-def test_plan_without_a_probe_is_quick_and_trains_nothing(folder, monkeypatch):
+def test_plan_without_a_probe_trains_nothing(folder, monkeypatch):
     def forbidden(*_):
         raise AssertionError("trained")
 
     monkeypatch.setattr("ablate.train.trainer.Trainer.step", forbidden)
-    started = time.monotonic()
     text = invoke("--no-probe")
-    assert time.monotonic() - started < 10
     assert "time and memory: not probed" in text
     assert "sampler tpe: the first 2 trials of a cell are drawn at random, 5 are guided" in text
     assert "pruner median: from trial 3 of a cell on, after epoch 3 of 9" in text
