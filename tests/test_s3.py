@@ -87,7 +87,7 @@ def resumed(server, tmp_path_factory):
     seen = set(checkpoints(server))
     wait_for(lambda: set(checkpoints(server)) - seen, process)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     before = trials(server)
     # Of trials under way: only the driver deletes them.
     assert checkpoints(server)
@@ -163,6 +163,7 @@ def test_no_object_and_no_file_holds_a_secret(server, resumed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_store_that_hangs_in_the_middle_stops_the_sweep_which_then_goes_on(server, tmp_path):
     out, arguments = "s3://bucket/hangs", ("sweep", "tiny.yaml", "--out", "s3://bucket/hangs", *OPTIONS)
     (tmp_path / "tiny.yaml").write_text(FILE)
@@ -173,7 +174,7 @@ def test_a_store_that_hangs_in_the_middle_stops_the_sweep_which_then_goes_on(ser
     wait_for(lambda: len(trials(server, "hangs")) >= 2, process, timeout=300)
     os.kill(int(server["S3_SERVER_PID"]), signal.SIGSTOP)
     try:
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=600)
     finally:
         os.kill(int(server["S3_SERVER_PID"]), signal.SIGCONT)
     assert process.returncode == 1, output + errors
