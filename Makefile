@@ -17,7 +17,7 @@ sweep: setup
 	$(BIN)/python cli.py report
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check
