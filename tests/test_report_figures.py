@@ -237,10 +237,10 @@ PAPER = {
 
 
 def test_a_published_figure_stands_beside_the_same_experiment():
-    asked = SimpleNamespace(report={"metric": "test_accuracy"})
+    asked = SimpleNamespace(metric="test_accuracy")
     found = published(asked, cell_entry(0, settings=PAPER))
     assert found.text == "≈ 83.7, read off a figure of Xie, Xiong, Pu 2017, arXiv:1703.01827"
-    assert published(SimpleNamespace(report={"metric": "val_accuracy"}), cell_entry(0, settings=PAPER)) is None
+    assert published(SimpleNamespace(metric="val_accuracy"), cell_entry(0, settings=PAPER)) is None
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_published_figure_stands_beside_the_same_experiment():
      ("depth", 32), ("regularizer", "none")],
 )  # fmt: skip
 def test_no_published_figure_stands_beside_another_experiment(name, value):
-    asked = SimpleNamespace(report={"metric": "test_accuracy"})
+    asked = SimpleNamespace(metric="test_accuracy")
     assert published(asked, cell_entry(0, settings={**PAPER, name: value})) is None
     tuned = {key: setting for key, setting in PAPER.items() if key != name}
     assert published(asked, cell_entry(0, settings=tuned)) is None
