@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -407,6 +408,8 @@ def test_the_report_has_heat_maps_where_there_are_tables_of_layers(record, tmp_p
     measured = [heat_map.measure for heat_map in HEAT_MAPS if np.isfinite(record.layers[heat_map.measure]).any()]
     assert len(measured) >= 12
     assert drawn == {*(f"layers_{measure}" for measure in measured), "layers_over_depth"}
+    document = (tmp_path / "report" / "figures" / "layers.pdf").read_bytes()
+    assert len(re.findall(rb"/Type /Page\b", document)) == len(drawn), "a page a measure"
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Orthogonality defect minus its floor, by layer over training, one confirm seed a cell." in page
     assert "Errors over depth after each epoch, one confirm seed a cell." in page

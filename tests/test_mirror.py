@@ -182,6 +182,18 @@ def test_a_trial_keeps_its_configuration_curves_and_cause(store):
     assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 1
 
 
+def test_a_cell_has_the_metric_of_the_table_and_its_chance():
+    declaration = dataclasses.replace(make_declaration(), report={"metric": "test_top5_accuracy"})
+    cell = make_cells()[0]
+    assert content.cell_metrics(cell, declaration)["confirmed_accuracy"] == 0.5, "the diverged seed, 5 in 10"
+    proposal, record = cell.confirm[0]
+    metrics = {**record.metrics, "test_top5_accuracy": 0.75}
+    cell.confirm[0] = (proposal, dataclasses.replace(record, metrics=metrics))
+    assert content.cell_metrics(cell, declaration)["confirmed_accuracy"] == pytest.approx(0.625)
+    note = content.cell_note(cell, declaration)
+    assert "Confirmed test top5 accuracy: 62.5% over 2 seeds (50.0% to 75.0%)." in note
+
+
 def test_a_state_is_seen_in_the_status_and_the_tags(store):
     _, _, runs = read_runs(store[0])
     found = {name: runs["depth=20 arm=plain", name] for name in ("tune 1", "tune 2", "confirm 1")}

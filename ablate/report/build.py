@@ -132,10 +132,15 @@ def _contents(
         "results.parquet": tidy.to_parquet(tidy.trials(declaration, cells), declaration),
     }
     pictures = []
-    for name, (title, figure) in {**_figures(declaration, laid_out), **maps}.items():
+    for name, (title, figure) in _figures(declaration, laid_out).items():
         for kind, content in drawing.render(figure).items():
             contents[f"figures/{name}.{kind}"] = content
         pictures.append(Picture(name, title, contents[f"figures/{name}.svg"]))
+    if maps:
+        svgs, contents["figures/layers.pdf"] = drawing.render_pages([figure for _, figure in maps.values()])
+        for (name, (title, _)), svg in zip(maps.items(), svgs, strict=True):
+            contents[f"figures/{name}.svg"] = svg
+            pictures.append(Picture(name, title, svg))
     left_out: list[Picture] = []
     html = write(pictures=pictures, left_out=left_out).encode()
     while len(html) > MAX_PAGE_BYTES and pictures:

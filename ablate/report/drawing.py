@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_pdf import FigureCanvasPdf, PdfPages
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -59,13 +60,22 @@ def render(figure: Figure) -> dict[str, bytes]:
 
     Each is drawn once: `Figure.savefig` draws a figure that has a layout engine twice for every format.
     """
-    svg, pdf = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
-        # The first drawing has settled the layout, which takes as long as the drawing where there are many panels.
-        figure.set_layout_engine("none")
-        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
-    return {"svg": svg.getvalue(), "pdf": pdf.getvalue()}
+    svgs, pdf = render_pages([figure])
+    return {"svg": svgs[0], "pdf": pdf}
+
+
+def render_pages(figures: Sequence[Figure]) -> tuple[list[bytes], bytes]:
+    """Return each figure as an SVG, and all of them as the pages of one PDF: its fonts take as long as a drawing."""
+    svgs, pdf = [], io.BytesIO()
+    with matplotlib.rc_context(STYLE), PdfPages(pdf, metadata={"CreationDate": None}) as pages:
+        for figure in figures:
+            svg = io.BytesIO()
+            FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+            svgs.append(svg.getvalue())
+            # The first drawing has settled the layout, which takes as long as the drawing where there are many panels.
+            figure.set_layout_engine("none")
+            FigureCanvasPdf(figure).print_pdf(pages)
+    return svgs, pdf.getvalue()
 
 
 def across(number: int) -> int:
