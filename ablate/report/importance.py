@@ -23,8 +23,6 @@ MIN_TRIALS = 20
 """With fewer complete trials an importance is noise."""
 DARKER = 0.85
 """The part of the colour map that is drawn with: its yellow is faint on white."""
-MAX_MARKS, DENSE_DPI = 1000, 200
-"""More trials than these are drawn as a picture in each panel, of so many dots an inch: else the file is large."""
 Place = tuple[Levels, str]
 
 
@@ -95,14 +93,11 @@ def slices_figure(declaration: Declaration, grid: Grid) -> Figure | None:
     colours = matplotlib.colormaps["viridis"]
     with matplotlib.rc_context(STYLE):
         figure, found = panels(len(wanted), width=3.2, height=2.2)
-        figure.set_dpi(DENSE_DPI)
-        is_dense = sum(len(_complete(entry)) for entry in chosen.values()) > MAX_MARKS
         for axes, (column, name) in zip(found, wanted, strict=True):
             for index, row in enumerate(rows):
                 if (row, column) in chosen:
                     colour = colours(DARKER * index / max(1, len(rows) - 1))
-                    look = {"color": colour, "label": grid.phrase(row), "rasterized": is_dense}
-                    _draw_slice(axes, _complete(chosen[row, column]), name, look)
+                    _draw_slice(axes, _complete(chosen[row, column]), name, colour, grid.phrase(row))
             axes.set_title(column, loc="left", fontsize=9)
             axes.set_xlabel(name)
             if name in _on_log(declaration):
@@ -114,13 +109,15 @@ def slices_figure(declaration: Declaration, grid: Grid) -> Figure | None:
     return figure
 
 
-def _draw_slice(axes: Any, trials: list[tuple[dict[str, Any], float]], name: str, look: dict[str, Any]) -> None:
+def _draw_slice(axes: Any, trials: list[tuple[dict[str, Any], float]], name: str, colour: Any, label: str) -> None:
     points = [(_plain(settings[name]), 100 * value) for settings, value in trials if name in settings]
     if not points:
         return
     x = [value for value, _ in points]
     is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in x)
-    axes.scatter(x if is_number else [str(value) for value in x], [y for _, y in points], s=9, **look)
+    axes.scatter(
+        x if is_number else [str(value) for value in x], [y for _, y in points], s=9, color=colour, label=label
+    )
 
 
 def _on_log(declaration: Declaration) -> set[str]:
