@@ -37,16 +37,20 @@ def graceful_signals() -> Iterator[None]:
 def interrupts_deferred() -> Iterator[None]:
     """Raise KeyboardInterrupt at the end of the block where SIGINT or SIGTERM came within it.
 
-    In the midst of it, it would be lost where Python ignores exceptions, as in the callbacks around a fork.
+    In the midst of it, it would be lost where Python ignores exceptions, as in the callbacks around a fork. A second
+    signal does not wait: what runs there may hang.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda number, _: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -25,6 +25,21 @@ def test_a_deferred_signal_interrupts_at_the_end_of_the_block_and_not_in_its_mid
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
+def test_a_second_signal_does_not_wait():
+    done = []
+
+    def block() -> None:
+        with interrupts_deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("after the first")
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == ["after the first"]
+
+
 def test_an_error_within_the_block_is_raised_as_it_is():
     def block() -> None:
         with interrupts_deferred():
