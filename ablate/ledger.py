@@ -14,7 +14,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -250,6 +250,10 @@ def _read_files(paths: list[Place], columns: list[str]) -> dict[str, TrialRecord
     return {"~".join(part for part in (r.key, r.sweep, r.cell) if part): r for r in records}
 
 
+def _file_name(key: str, sweep: str = "", cell: str = "") -> str:
+    return "~".join(part for part in (key, sweep, cell) if part) + ".parquet"
+
+
 class Ledger:
     """The finished trials under one output folder."""
 
@@ -258,8 +262,7 @@ class Ledger:
 
     def path(self, key: str, sweep: str = "", cell: str = "") -> Place:
         """Return where a trial's record lies, or would lie."""
-        name = "~".join(part for part in (key, sweep, cell) if part)
-        return self.root / "trials" / key[:2] / f"{name}.parquet"
+        return self.root / "trials" / key[:2] / _file_name(key, sweep, cell)
 
     def layers_path(self, key: str, sweep: str = "", cell: str = "") -> Place:
         """Return where a trial's table of layers lies, or would lie."""
@@ -318,11 +321,12 @@ class Ledger:
         Without curves a record's `curves` are empty, which saves most of the time and the memory.
         """
         columns = [name for name in SCHEMA.names if with_curves or name != "curves"]
-        is_there = self._presence()
+        folder = self.root / "trials"
+        present = {path.name for path in folder.glob("*/*.parquet")}
         places: dict[tuple[str, str], list[Place]] = {}
         for key, cell in wanted:
-            candidates = dict.fromkeys((self.path(key, sweep, cell), self.path(key, sweep), self.path(key)))
-            if found := [path for path in candidates if is_there(path)]:
+            candidates = dict.fromkeys((_file_name(key, sweep, cell), _file_name(key, sweep), _file_name(key)))
+            if found := [folder / key[:2] / name for name in candidates if name in present]:
                 places[key, cell] = found
         # Where there are several files of one trial, which of them counts depends on what is in them.
         single = {paths[0]: pair for pair, paths in places.items() if len(paths) == 1}
@@ -337,13 +341,6 @@ class Ledger:
             if (key, cell) not in records and (record := self.read(key, sweep, cell)) is not None:
                 records[key, cell] = record
         return records
-
-    def _presence(self) -> Callable[[Place], bool]:
-        """Return what tells whether a trial's file is there; an object store is asked once for all of them."""
-        folder = self.root / "trials"
-        if isinstance(folder, ObjectPath):
-            return set(folder.glob("*/*.parquet")).__contains__
-        return lambda path: path.exists()
 
     def find(self, prefix: str) -> list[TrialRecord]:
         """Return all records of the trials whose key begins like this, shared ones first."""
