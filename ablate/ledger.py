@@ -230,7 +230,7 @@ def _read_curves(column: Any) -> list[dict[str, list[float]]]:
 
 
 def _read_files(paths: list[Place], columns: list[str]) -> dict[str, TrialRecord]:
-    """Return the records that can be read, by the stem of their file's name."""
+    """Return the records that can be read, by the name of their file."""
 
     def read_tables(share: list[Place]) -> list[pa.Table]:
         found = []
@@ -247,7 +247,7 @@ def _read_files(paths: list[Place], columns: list[str]) -> dict[str, TrialRecord
         shares = pool.map(read_tables, [paths[start::READERS] for start in range(READERS)])
         tables = [table for share in shares for table in share]
     records = [record for record in _from_tables(tables) if record.state in STATES]
-    return {"~".join(part for part in (r.key, r.sweep, r.cell) if part): r for r in records}
+    return {_file_name(record.key, record.sweep, record.cell): record for record in records}
 
 
 def _file_name(key: str, sweep: str = "", cell: str = "") -> str:
@@ -335,7 +335,7 @@ class Ledger:
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
             by_name = _read_files(batch, columns)
-            records |= {single[path]: by_name[path.stem] for path in batch if path.stem in by_name}
+            records |= {single[path]: by_name[path.name] for path in batch if path.name in by_name}
         for key, cell in places:
             # One that cannot be read spoils its batch: then each by itself, and the bad one is set aside.
             if (key, cell) not in records and (record := self.read(key, sweep, cell)) is not None:

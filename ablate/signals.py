@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 _came = threading.Event()
@@ -18,19 +18,10 @@ def graceful_signals() -> Iterator[None]:
 
     KeyboardInterrupt alone may be lost in a library that catches everything; `was_interrupted` is not.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if _is_main_thread():
+        _came.clear()
+    with _handled_by({signal.SIGINT: _interrupt, signal.SIGTERM: lambda *_: os.kill(os.getpid(), signal.SIGINT)}):
         yield
-        return
-    _came.clear()
-    previous = {
-        signal.SIGINT: signal.signal(signal.SIGINT, _interrupt),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT)),
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -40,9 +31,6 @@ def interrupts_deferred() -> Iterator[None]:
     In the midst of it, it would be lost where Python ignores exceptions, as in the callbacks around a fork. A second
     signal does not wait: what runs there may hang.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
@@ -50,12 +38,8 @@ def interrupts_deferred() -> Iterator[None]:
         if len(came) > 1:
             raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled_by({signal.SIGINT: remember, signal.SIGTERM: remember}):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     if came:
         raise KeyboardInterrupt
 
@@ -68,3 +52,21 @@ def was_interrupted() -> bool:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _came.set()
     raise KeyboardInterrupt
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def _handled_by(handlers: Mapping[int, Callable[[int, FrameType | None], object]]) -> Iterator[None]:
+    """Let these handlers have their signals while the block runs, where this is the main thread: no other may."""
+    if not _is_main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -393,9 +393,9 @@ def test_closing_waits_no_longer_than_it_is_told(tmp_path, monkeypatch):
         return open_client(*args)
 
     monkeypatch.setattr("ablate.tracking.client.open_client", opened)
+    began = time.monotonic()
     mirror = Mirror(tmp_path, make_declaration(), "")
     mirror.replay(make_cells())
-    began = time.monotonic()
     assert mirror.close(0.2) == 7
     assert time.monotonic() - began < 30
     is_up.set()
