@@ -75,6 +75,7 @@ class GatedSweep:
     ) -> None:  # fmt: skip
         self.folder = folder
         self.name = name
+        self.jobs = jobs
         self.out = folder / out
         self.log = folder / "log"
         self._closed = folder / "closed"
@@ -102,13 +103,13 @@ class GatedSweep:
     def start_until(self, num_trials: int) -> subprocess.Popen[str]:
         """Start it; with so many trials in the ledger, the first in its second epoch of three closes the gate.
 
-        Return when every trial that is under way waits at the gate.
+        Return when every worker has a trial that waits at the gate: leave a trial for each.
         """
         for file in self.folder.glob("closed*"):
             file.unlink()
         (self.folder / "close_at").write_text(str(num_trials))
         process = self.start()
-        self.wait(lambda: self._closed.exists() and self.num_waiting() == self.num_under_way() > 0, process)
+        self.wait(lambda: self._closed.exists() and self.num_waiting() == self.jobs, process)
         return process
 
     def kill(self, process: subprocess.Popen[str]) -> None:
@@ -145,10 +146,6 @@ class GatedSweep:
     def num_waiting(self) -> int:
         """Return how many trials wait at the gate."""
         return len(list(self.folder.glob("closed-*")))
-
-    def num_under_way(self) -> int:
-        """Return how many trials are proposed and not in the ledger."""
-        return self.num_proposed() - len(self.ledger())
 
     def num_proposed(self) -> int:
         """Return how many trials are proposed."""
