@@ -10,7 +10,9 @@ Layout under the output folder:
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -25,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ablate.places import ObjectPath, Place
+from ablate.processes import map_in_two
 from ablate.storage import move, write_atomically
 
 SCHEMA_VERSION = 2
@@ -84,8 +87,10 @@ class TrialRecord:
 
 
 MAPS = ("rows", "metrics", "provenance")
-BATCH = 2_000
+BATCH = 500
 """Files that are decoded in one go: bounds the memory."""
+MAX_ALONE = 2_000
+"""More files than these take longer than the start of a second process."""
 READERS = 4
 """Threads that read files; pyarrow's own threads and its dataset take half as long again for files of one row."""
 SCHEMA = pa.schema(
@@ -139,7 +144,9 @@ def _open(source: Any) -> pq.ParquetFile:
 
 def _write_table(path: Place, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)
+    # Dictionaries and statistics make files of one row larger, and slower to read.
+    has_rows = table.num_rows > 1
+    pq.write_table(table, sink, write_page_checksum=True, use_dictionary=has_rows, write_statistics=has_rows)
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
@@ -331,11 +338,12 @@ class Ledger:
         # Where there are several files of one trial, which of them counts depends on what is in them.
         single = {paths[0]: pair for pair, paths in places.items() if len(paths) == 1}
         paths = list(single)
-        records: dict[tuple[str, str], TrialRecord] = {}
-        for start in range(0, len(paths), BATCH):
-            batch = paths[start : start + BATCH]
-            by_name = _read_files(batch, columns)
-            records |= {single[path]: by_name[path.name] for path in batch if path.name in by_name}
+        batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+        read = functools.partial(_read_files, columns=columns)
+        # Those of an object store are waited for, which threads do as well.
+        in_two = len(paths) > MAX_ALONE and isinstance(folder, Path)
+        by_name = dict(collections.ChainMap(*(map_in_two(read, batches) if in_two else map(read, batches))))
+        records = {pair: by_name[path.name] for path, pair in single.items() if path.name in by_name}
         for key, cell in places:
             # One that cannot be read spoils its batch: then each by itself, and the bad one is set aside.
             if (key, cell) not in records and (record := self.read(key, sweep, cell)) is not None:

@@ -22,7 +22,7 @@ from ablate.methods.diagnostics import MEASURES, Probe
 from ablate.methods.kernel_measures import kernel_measures
 from ablate.models.kernels import kernel
 from ablate.report.build import build_report
-from ablate.report.drawing import render
+from ablate.report.drawing import render_pages
 from ablate.report.heatmaps import DEPTH_CURVES, HEAT_MAPS, _colours, grid_of, heat_maps
 from ablate.train.checkpoint import Checkpoints
 from ablate.train.pack import Pack
@@ -420,7 +420,7 @@ def test_the_report_has_heat_maps_where_there_are_tables_of_layers(record, tmp_p
     assert [word for word in words if "arm" in word] == ["depth=20, arm=residual", "depth=20, arm=plain"]
     # From 1 to the number of layers, and of epochs.
     assert (words.count("1"), words.count("8"), words.count("2")) == (4, 2, 2)
-    once, twice = (render(heat_maps(cells, ledger)["layers_defect"][1])["svg"] for _ in range(2))
+    once, twice = (render_pages([heat_maps(cells, ledger)["layers_defect"][1]])[0][0] for _ in range(2))
     assert once == twice == (tmp_path / "report" / "figures" / "layers_defect.svg").read_bytes()
 
 

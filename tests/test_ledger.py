@@ -205,7 +205,11 @@ def test_a_declaration_of_the_first_schema_version_still_reads(tmp_path):
     assert (declaration.runner_up, declaration.audit, declaration.cells[0].space) == (False, 0, {})
 
 
-def test_many_records_are_read_in_one_go_as_one_by_one(tmp_path):
+@pytest.mark.parametrize("is_large", [False, True])
+def test_many_records_are_read_in_one_go_as_one_by_one(tmp_path, monkeypatch, is_large):
+    if is_large:  # A second process reads as well.
+        monkeypatch.setattr("ablate.ledger.MAX_ALONE", 0)
+        monkeypatch.setattr("ablate.ledger.BATCH", 2)
     declaration = Synthetic(tmp_path).write()
     wanted = [(proposal.key, proposal.cell) for proposal in SweepFolder(tmp_path, declaration.sweep).read_proposals()]
     ledger = Ledger(tmp_path)

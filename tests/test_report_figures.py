@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, PathCollection
+from shared_work import meet_and_draw
 from synthetic import ARMS, DEPTHS, Synthetic
 
+from ablate import processes
 from ablate.declaration import CellTrials, DeclaredCell, Proposal, SweepFolder, collect
 from ablate.ledger import Ledger, TrialRecord
 from ablate.report import drawing, figures, tables
@@ -117,7 +122,7 @@ def test_long_names_are_cut_off_beside_small_panels(tmp_path):
     assert [axes.texts[0].get_text() for axes in figure.axes if axes.texts] == [
         "augment none\ndepth 20", "augment\na_very_long_name_th…\ndepth 20",
     ]  # fmt: skip
-    drawing.render(figure)
+    drawing.render_pages([figure])
     assert all(axes.get_position().height > 0.2 for axes in figure.axes)
 
 
@@ -158,8 +163,9 @@ def test_the_figure_of_cost_has_a_mark_a_cell_that_grows_with_the_row_and_no_lab
     assert axes.get_xscale() == "linear"
     assert not axes.texts
     marks = {
-        (round(line.get_xdata()[0], 6), round(line.get_ydata()[0], 3)): line.get_markersize()
-        for line in axes.lines if len(line.get_xdata()) == 1
+        (round(float(x), 6), round(float(y), 3)): area**0.5
+        for marked in axes.collections if isinstance(marked, PathCollection)
+        for (x, y), area in zip(marked.get_offsets().filled(np.nan), marked.get_sizes(), strict=True)
     }  # fmt: skip
     expected = {}
     for (row, _), entry in found.at.items():
@@ -168,6 +174,10 @@ def test_the_figure_of_cost_has_a_mark_a_cell_that_grows_with_the_row_and_no_lab
             expected[place] = {"20": 4.0, "56": 7.0, "110": 10.0}[row[0]]
     assert len(expected) == 8
     assert {place: size for place, size in marks.items() if place[1] == place[1]} == pytest.approx(expected)
+    bars = [bar for lines in axes.collections if isinstance(lines, LineCollection) for bar in lines.get_segments()]
+    found_bars = sorted(tuple(bar[:, 1].round(3)) for bar in bars if len(bar))
+    intervals = [(e.estimate.low, e.estimate.high) for e in found.at.values() if not e.estimate.is_mixed]
+    assert found_bars == sorted((round(100 * low, 3), round(100 * high, 3)) for low, high in intervals)
     assert [text.get_text() for text in figure.legends[1].texts] == ["depth 20", "depth 56", "depth 110"]
     far = figures.cost_by_accuracy(declaration, dearer(found, {"20": 1, "56": 2, "110": 40}))
     assert far.axes[0].get_xscale() == "log"
@@ -182,7 +192,7 @@ def test_a_legend_of_long_names_stays_within_its_figure(tmp_path):
     found = Grid(at={(row, "plain"): entry for row in rows}, rows=rows, **layout)
     declaration = dataclasses.replace(Synthetic(tmp_path).declaration(), tune={})
     for figure in (figures.cost_by_accuracy(declaration, found), slices_figure(declaration, found)):
-        drawing.render(figure)
+        drawing.render_pages([figure])
         legend = figure.legends[-1]
         assert len(legend.texts) == 3
         box = legend.get_window_extent()
@@ -228,6 +238,20 @@ def test_figures_of_many_rows_stay_as_wide_and_high_as_a_page(tmp_path):
     assert [text.get_text() for text in figure.legends[0].texts] == [
         "depth 8", "depth 38", "depth 68", "depth 98", "depth 128",
     ]  # fmt: skip
+
+
+def test_two_processes_draw_the_bytes_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "num_cpus", lambda: 2)
+    declaration, found = laid_out(tmp_path)
+
+    def documents():
+        pages = [figures.accuracy_by_row(declaration, found), learning_curves(declaration, found)]
+        return [pages, *([] for _ in range(15)), [figures.degradation(declaration, found)]]
+
+    draw = functools.partial(meet_and_draw, os.getpid(), tmp_path / "mark")
+    shared = processes.map_in_two(draw, documents())
+    assert len({pid for pid, _ in shared}) == 2
+    assert [drawn for _, drawn in shared] == list(map(drawing.render_pages, documents()))
 
 
 PAPER = {

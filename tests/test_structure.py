@@ -32,6 +32,7 @@ BASE = {
     "places",
     "storage",
     "signals",
+    "processes",
     "registry",
     "rows",
     "config",

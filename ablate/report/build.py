@@ -131,14 +131,14 @@ def _contents(
         "table.csv": tidy.cells(laid_out).to_csv(index=False, lineterminator="\n").encode(),
         "results.parquet": tidy.to_parquet(tidy.trials(declaration, cells), declaration),
     }
-    pictures = []
-    for name, (title, figure) in _figures(declaration, laid_out).items():
-        for kind, content in drawing.render(figure).items():
-            contents[f"figures/{name}.{kind}"] = content
-        pictures.append(Picture(name, title, contents[f"figures/{name}.svg"]))
+    documents = {name: {name: drawn} for name, drawn in _figures(declaration, laid_out).items()}
     if maps:
-        svgs, contents["figures/layers.pdf"] = drawing.render_pages([figure for _, figure in maps.values()])
-        for (name, (title, _)), svg in zip(maps.items(), svgs, strict=True):
+        documents["layers"] = maps
+    rendered = drawing.render_all([[figure for _, figure in drawn.values()] for drawn in documents.values()])
+    pictures = []
+    for (document, drawn), (svgs, pdf) in zip(documents.items(), rendered, strict=True):
+        contents[f"figures/{document}.pdf"] = pdf
+        for (name, (title, _)), svg in zip(drawn.items(), svgs, strict=True):
             contents[f"figures/{name}.svg"] = svg
             pictures.append(Picture(name, title, svg))
     left_out: list[Picture] = []

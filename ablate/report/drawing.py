@@ -17,6 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ablate.declaration import Declaration
+from ablate.processes import map_in_two
 from ablate.report.grid import Grid, Levels
 from ablate.report.text import broken
 
@@ -54,18 +55,22 @@ MAX_TICKED = 9
 MAX_BESIDE, MAX_DOWN = 6, 7
 """Tables of more columns or rows get a panel a row: one a cell would be too small, or the figure longer than a page."""
 
+MAX_ALONE = 60
+"""More panels than these take longer than the start of a second process."""
 
-def render(figure: Figure) -> dict[str, bytes]:
-    """Return a figure as "svg" and "pdf", without dates.
 
-    Each is drawn once: `Figure.savefig` draws a figure that has a layout engine twice for every format.
-    """
-    svgs, pdf = render_pages([figure])
-    return {"svg": svgs[0], "pdf": pdf}
+def render_all(documents: Sequence[Sequence[Figure]]) -> list[tuple[list[bytes], bytes]]:
+    """Return what `render_pages` does of each document; those of a large table are drawn by two processes."""
+    num_panels = sum(len(figure.axes) for figures in documents for figure in figures)
+    return map_in_two(render_pages, documents) if num_panels > MAX_ALONE else list(map(render_pages, documents))
 
 
 def render_pages(figures: Sequence[Figure]) -> tuple[list[bytes], bytes]:
-    """Return each figure as an SVG, and all of them as the pages of one PDF: its fonts take as long as a drawing."""
+    """Return each figure as an SVG, and all of them as the pages of one PDF, without dates.
+
+    One PDF, because its fonts take as long as a drawing. Each is drawn once: `Figure.savefig` draws a figure that has a
+    layout engine twice for every format.
+    """
     svgs, pdf = [], io.BytesIO()
     with matplotlib.rc_context(STYLE), PdfPages(pdf, metadata={"CreationDate": None}) as pages:
         for figure in figures:

@@ -102,6 +102,7 @@ def slices_figure(declaration: Declaration, grid: Grid) -> Figure | None:
             axes.set_xlabel(name)
             if name in _on_log(declaration):
                 axes.set_xscale("log")
+                axes.minorticks_off()  # They take as long as the trials.
         found[0].set_ylabel("validation accuracy (%)")
         handles = dict(zip(*reversed(found[0].get_legend_handles_labels()), strict=True))
         named = {name: handles[name] for name in map(grid.phrase, named_rows(rows)) if name in handles}

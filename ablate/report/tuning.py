@@ -6,7 +6,9 @@ Deviation: without replacement, as the trials of a cell are all there is.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 
 import matplotlib
@@ -21,11 +23,13 @@ from ablate.report.grid import Grid
 
 def expected_best(values: Sequence[float]) -> list[float]:
     """Return for k = 1 … n the expected maximum of k of the n values, drawn without replacement."""
-    ordered, n = sorted(values), len(values)
-    return [
-        math.fsum(value * math.comb(index, k - 1) for index, value in enumerate(ordered)) / math.comb(n, k)
-        for k in range(1, n + 1)
-    ]
+    return [math.fsum(map(operator.mul, sorted(values), weights)) for weights in _weights(len(values))]
+
+
+@functools.cache
+def _weights(n: int) -> list[list[float]]:
+    """Return for k = 1 … n the probability of each of n values, ascending, to be the maximum of k of them."""
+    return [[math.comb(index, k - 1) / math.comb(n, k) for index in range(n)] for k in range(1, n + 1)]
 
 
 def expected_best_figure(declaration: Declaration, grid: Grid) -> Figure | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,11 +24,6 @@ class Node:
 def num_fitting(nodes: Iterable[Node], trial: Node) -> int:
     """Return how many trials fit at a time. A trial stays on one node, and a part of a GPU on one GPU."""
     return sum(_num_on(node, trial) for node in nodes)
-
-
-def num_cpus() -> int:
-    """Return the number of CPUs of this machine that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _num_on(node: Node, trial: Node) -> int:

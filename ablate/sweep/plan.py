@@ -15,7 +15,8 @@ from ablate.data.prepare import PreparedData, prepare
 from ablate.declaration import Declaration, DeclaredCell, SweepFolder, public_file
 from ablate.errors import DataError, UsageError
 from ablate.places import Place, local_view
-from ablate.sweep.capacity import Node, num_cpus, num_fitting
+from ablate.processes import num_cpus
+from ablate.sweep.capacity import Node, num_fitting
 from ablate.sweep.cells import Cell, build_cells, with_known_keys
 from ablate.sweep.claims import frozen_claims
 from ablate.sweep.feasibility import DATA_PARAMETERS, origin

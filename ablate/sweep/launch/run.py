@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ablate.places import Place, local_view
+from ablate.processes import num_cpus
 from ablate.provenance import code_version, library_versions
 from ablate.signals import was_interrupted
-from ablate.sweep.capacity import Node, num_cpus
+from ablate.sweep.capacity import Node
 from ablate.sweep.launch.cluster import attached_cluster, private_cluster
 from ablate.sweep.launch.shipping import shipped_name
 from ablate.sweep.schedule import PackAssignment, Schedule

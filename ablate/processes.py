@@ -1,0 +1,92 @@
+"""A second process for work that Python's lock keeps on one core: reading many files, drawing many figures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from threading import Thread
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+def num_cpus() -> int:
+    """Return the number of CPUs of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_in_two(function: Callable[[Item], Value], items: Sequence[Item]) -> list[Value]:
+    """Return the function's value of each item; a second process takes items from the end, this one from the start.
+
+    Function, items and values are pickled on their way through a pipe that nothing else can reach. While the second
+    process starts, and should it fail, this one works alone.
+    """
+    if num_cpus() < 2:
+        return list(map(function, items))
+    values: dict[int, Value] = {}
+    waiting = deque(enumerate(items))
+    process, connection = _second_process()
+
+    def work_there() -> None:
+        while len(values) < len(items):
+            try:
+                number, item = waiting.pop()
+            except IndexError:
+                return
+            try:
+                connection.send((function, item))
+                values[number] = connection.recv()
+            except (EOFError, OSError):
+                waiting.append((number, item))
+                return
+
+    thread = Thread(target=work_there, daemon=True)
+    thread.start()
+    try:
+        while len(values) < len(items):
+            try:
+                number, item = waiting.popleft()
+            except IndexError:
+                thread.join()  # It has the last item, or gives it back.
+            else:
+                values[number] = function(item)
+    finally:
+        process.kill()
+        process.wait()
+        thread.join()
+        connection.close()
+    return [values[number] for number in range(len(items))]
+
+
+def _second_process() -> tuple[subprocess.Popen[bytes], Any]:
+    """Start a process that computes what it is sent, and return it with the connection to it.
+
+    It is started by hand: multiprocessing would run the script of its caller once more, and concurrent.futures hangs
+    when a process dies after a future was cancelled. It ends when the connection does, that is, with this process.
+    """
+    ours, theirs = Pipe()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from ablate.processes import _serve; _serve({theirs.fileno()})"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # A terminal's Ctrl-C is for the one that started it.
+        )  # fmt: skip
+    return process, ours
+
+
+def _serve(file_descriptor: int) -> None:
+    with Connection(file_descriptor) as connection:
+        while True:
+            try:
+                function, item = connection.recv()
+            except EOFError:
+                return
+            connection.send(function(item))
