@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from threading import Thread
+from threading import Semaphore, Thread
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -21,22 +22,24 @@ def num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_in_two(function: Callable[[Item], Value], items: Sequence[Item]) -> list[Value]:
-    """Return the function's value of each item; a second process takes items from the end, this one from the start.
+def map_in_two(function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+    """Return the function's value of each item, in order, computed by this process and a second one.
 
-    Function, items and values are pickled on their way through a pipe that nothing else can reach. While the second
-    process starts, and should it fail, this one works alone.
+    The second one takes items from the start as soon as they are there, this one from the end when it has got them all:
+    they may be made on the way. Function, items and values are pickled for a pipe that nothing else can reach. Should
+    the second process fail, this one does its items.
     """
     if num_cpus() < 2:
         return list(map(function, items))
+    waiting: deque[tuple[int, Item]] = deque()
+    num_waiting = Semaphore(0)
     values: dict[int, Value] = {}
-    waiting = deque(enumerate(items))
     process, connection = _second_process()
 
     def work_there() -> None:
-        while len(values) < len(items):
+        while num_waiting.acquire():
             try:
-                number, item = waiting.pop()
+                number, item = waiting.popleft()
             except IndexError:
                 return
             try:
@@ -48,20 +51,27 @@ def map_in_two(function: Callable[[Item], Value], items: Sequence[Item]) -> list
 
     thread = Thread(target=work_there, daemon=True)
     thread.start()
+    num_items = 0
     try:
-        while len(values) < len(items):
+        for item in items:
+            waiting.append((num_items, item))
+            num_waiting.release()
+            num_items += 1
+        while len(values) < num_items:
             try:
-                number, item = waiting.popleft()
+                number, item = waiting.pop()
             except IndexError:
+                num_waiting.release()
                 thread.join()  # It has the last item, or gives it back.
             else:
                 values[number] = function(item)
     finally:
+        num_waiting.release()
         process.kill()
         process.wait()
         thread.join()
         connection.close()
-    return [values[number] for number in range(len(items))]
+    return [values[number] for number in range(num_items)]
 
 
 def _second_process() -> tuple[subprocess.Popen[bytes], Any]:
@@ -83,6 +93,7 @@ def _second_process() -> tuple[subprocess.Popen[bytes], Any]:
 
 
 def _serve(file_descriptor: int) -> None:
+    gc.disable()  # This process ends before there is much to collect.
     with Connection(file_descriptor) as connection:
         while True:
             try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ablate.declaration import CellTrials, Declaration, SweepFolder, collect
 from ablate.errors import UsageError
 from ablate.ledger import Ledger
 from ablate.places import Place
+from ablate.processes import map_in_two
 from ablate.report import curves, drawing, figures, importance, latex, sufficiency, tables, tidy, tuning
 from ablate.report.claims import ClaimResult, claim_results, claims_text
 from ablate.report.combine import combine, laid_out_as
@@ -28,6 +30,8 @@ from ablate.report.verdicts import judged
 from ablate.storage import write_atomically
 
 MAX_PAGE_BYTES = 10_000_000
+MAX_ALONE = 40
+"""The figures of more cells take longer than the start of a second process."""
 NO_LINKS = (
     "the entries of the page have no links: MLFLOW_TRACKING_URI names another machine, which the page tells only if "
     "it is asked to: python cli.py report --mlflow-url URL"
@@ -49,6 +53,19 @@ class Report:
     claims: list[ClaimResult]
 
 
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep Python's collector from going through all records again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_collector()
 def build_report(
     out: Place,
     sweep: str | Sequence[str],
@@ -93,14 +110,9 @@ def build_report(
     declaration = laid_out_as(declared, rows, columns, metric)
     check_metric(declaration, cells)
     laid_out = judged(grid(declaration, sufficiency.marked(declaration, entries(declaration, cells))))
-    # Else Python's collector goes through all records again and again while the figures are drawn.
-    gc.freeze()
-    try:
-        layout = {"rows": rows, "columns": columns, "metric": metric}
-        write = functools.partial(page, declaration, laid_out, cells, claims=claims, links=links, layout=layout)
-        contents = _contents(declaration, laid_out, cells, claims, heat_maps(cells, ledger), write)
-    finally:
-        gc.unfreeze()
+    layout = {"rows": rows, "columns": columns, "metric": metric}
+    write = functools.partial(page, declaration, laid_out, cells, claims=claims, links=links, layout=layout)
+    contents = _contents(declaration, laid_out, cells, claims, ledger, write)
     try:
         for name, content in contents.items():
             write_atomically(to / name, content)
@@ -120,7 +132,7 @@ def _contents(
     laid_out: Grid,
     cells: list[CellTrials],
     claims: list[ClaimResult],
-    maps: dict[str, tuple[str, Figure]],
+    ledger: Ledger,
     write: Callable[..., str],
 ) -> dict[str, bytes]:
     """Return every file of the report by its path within the folder; the page last, as it shows the rest."""
@@ -131,14 +143,19 @@ def _contents(
         "table.csv": tidy.cells(laid_out).to_csv(index=False, lineterminator="\n").encode(),
         "results.parquet": tidy.to_parquet(tidy.trials(declaration, cells), declaration),
     }
-    documents = {name: {name: drawn} for name, drawn in _figures(declaration, laid_out).items()}
-    if maps:
-        documents["layers"] = maps
-    rendered = drawing.render_all([[figure for _, figure in drawn.values()] for drawn in documents.values()])
+    titles: dict[str, dict[str, str]] = {}
+
+    def documents() -> Iterator[list[Figure]]:
+        for document, drawn in _documents(declaration, laid_out, cells, ledger):
+            titles[document] = {name: title for name, (title, _) in drawn.items()}
+            yield [figure for _, figure in drawn.values()]
+
+    draw = map_in_two if len(cells) > MAX_ALONE else map
+    rendered = list(draw(drawing.render_pages, documents()))
     pictures = []
-    for (document, drawn), (svgs, pdf) in zip(documents.items(), rendered, strict=True):
+    for (document, named), (svgs, pdf) in zip(titles.items(), rendered, strict=True):
         contents[f"figures/{document}.pdf"] = pdf
-        for (name, (title, _)), svg in zip(drawn.items(), svgs, strict=True):
+        for (name, title), svg in zip(named.items(), svgs, strict=True):
             contents[f"figures/{name}.svg"] = svg
             pictures.append(Picture(name, title, svg))
     left_out: list[Picture] = []
@@ -151,49 +168,58 @@ def _contents(
     return {**contents, "report.html": html}
 
 
-def _figures(declaration: Declaration, laid_out: Grid) -> dict[str, tuple[str, Figure]]:
+def _documents(
+    declaration: Declaration, laid_out: Grid, cells: list[CellTrials], ledger: Ledger
+) -> Iterator[tuple[str, dict[str, tuple[str, Figure]]]]:
+    """Make one after the other what becomes a PDF: its name and its figures, as {name: (title, figure)}."""
     over = laid_out.row_axes[-1] if laid_out.row_axes else "cell"
     accuracy = "accuracy_by_" + re.sub(r"\W+", "_", over)
-    found = {
+    found: dict[str, tuple[str, Callable[[Declaration, Grid], Figure | None]]] = {
         accuracy: (
             f"Means with 95% intervals by {over}; small marks are single seeds. Hollow marks are the seeds of a cell "
             "in which some trained and some collapsed: no mean is drawn for it",
-            figures.accuracy_by_row(declaration, laid_out),
+            figures.accuracy_by_row,
         ),
         **{
             name: (
                 f"{label(curve)} after each epoch, one line a confirm seed; a cross marks divergence",
-                curves.learning_curves(declaration, laid_out, curve),
+                functools.partial(curves.learning_curves, curve=curve),
             )
             for name, curve in (("learning_curves", "val_accuracy"), ("train_curves", "train_accuracy"))
         },
         "degradation": (
             "Training error beside test error after the last epoch, means over confirm seeds; small and hollow marks "
             "are single seeds as above. A net that fails to train is bad at both",
-            figures.degradation(declaration, laid_out),
+            figures.degradation,
         ),
         "expected_best": (
             "Expected best validation accuracy against the number of tune trials, as if they had been drawn in random "
             "order: a curve that still rises asks for more tuning",
-            tuning.expected_best_figure(declaration, laid_out),
+            tuning.expected_best_figure,
         ),
         "importance": (
             "Importance of the tuned parameters for the validation accuracy, in cells with at least 20 complete tune "
             "trials (PED-ANOVA); – where a parameter is not in every trial",
-            importance.importance_figure(declaration, laid_out),
+            importance.importance_figure,
         ),
         "slices": (
             "Complete tune trials over each tuned parameter, in cells with at least 20 of them",
-            importance.slices_figure(declaration, laid_out),
+            importance.slices_figure,
         ),
         "cost": (
             "Accuracy with its 95% interval against the device-hours of all trials of the cell, tuning included. The "
             "marks grow from the first row of the table to the last; cells in which some seeds trained and some "
             "collapsed are left out",
-            figures.cost_by_accuracy(declaration, laid_out),
+            figures.cost_by_accuracy,
         ),
     }
-    return {name: (title, figure) for name, (title, figure) in found.items() if figure is not None}
+    for name, (title, make) in found.items():
+        figure = make(declaration, laid_out)
+        if figure is not None:
+            yield name, {name: (title, figure)}
+    maps = heat_maps(cells, ledger)
+    if maps:
+        yield "layers", maps
 
 
 def _check_confirmed(declaration: Declaration, cells: list[CellTrials]) -> None:

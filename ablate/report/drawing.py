@@ -17,7 +17,6 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ablate.declaration import Declaration
-from ablate.processes import map_in_two
 from ablate.report.grid import Grid, Levels
 from ablate.report.text import broken
 
@@ -54,15 +53,6 @@ MAX_TICKED = 9
 """With more panels only the outer ones have tick labels, and fewer of them."""
 MAX_BESIDE, MAX_DOWN = 6, 7
 """Tables of more columns or rows get a panel a row: one a cell would be too small, or the figure longer than a page."""
-
-MAX_ALONE = 60
-"""More panels than these take longer than the start of a second process."""
-
-
-def render_all(documents: Sequence[Sequence[Figure]]) -> list[tuple[list[bytes], bytes]]:
-    """Return what `render_pages` does of each document; those of a large table are drawn by two processes."""
-    num_panels = sum(len(figure.axes) for figures in documents for figure in figures)
-    return map_in_two(render_pages, documents) if num_panels > MAX_ALONE else list(map(render_pages, documents))
 
 
 def render_pages(figures: Sequence[Figure]) -> tuple[list[bytes], bytes]:
