@@ -1,8 +1,10 @@
 """The command line: help, errors and exit codes. Sweeps that run are in test_sweep.py."""
 
+import errno
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -238,3 +240,25 @@ def test_train_refuses_what_it_cannot_run(folder, options, message):
 def test_the_schema_beside_the_search_spaces_is_the_present_one():
     written = json.loads((ROOT / "search_spaces" / "sweep.schema.json").read_text())
     assert json.loads(invoke("schema").stdout) == written
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device", "runs/x"), UsageError("no cluster")]
+)
+def test_a_sweep_that_stops_has_written_to_mlflow_what_it_was_told(folder, monkeypatch, error):
+    """Python ends with the command, and no thread may be in the midst of its work then."""
+    written = []
+    monkeypatch.setattr(
+        "ablate.tracking.mirror.SweepRuns", lambda *_: SimpleNamespace(end=lambda: written.append("end"))
+    )
+
+    def run_schedule(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ablate.sweep.runner.run_schedule", run_schedule)
+    done = invoke("sweep", "tiny.yaml")
+    assert done.exit_code == (1 if isinstance(error, OSError) else 2)
+    expected = "the sweep stopped: runs/x: No space left on device" if isinstance(error, OSError) else "no cluster"
+    assert expected in done.output
+    assert written == ["end"]
+    assert "mlflow-mirror" not in [thread.name for thread in threading.enumerate()]

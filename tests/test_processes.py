@@ -23,12 +23,24 @@ def test_values_come_in_the_order_of_the_items():
     assert map_in_two(math.sqrt, []) == []
 
 
-def test_a_second_process_takes_items_from_the_end(tmp_path, monkeypatch):
+def test_a_second_process_takes_items_from_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "num_cpus", lambda: 2)
     found = map_in_two(functools.partial(meet, os.getpid()), [tmp_path / "mark"] * 1000)
-    assert found[0] == os.getpid()
+    assert found[-1] == os.getpid()
     assert len(set(found)) == 2
-    assert found == sorted(found, key=lambda pid: pid != os.getpid())
+    assert found == sorted(found, key=lambda pid: pid == os.getpid())
+
+
+def test_items_are_taken_while_they_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "num_cpus", lambda: 2)
+    mark = tmp_path / "mark"
+
+    def items():
+        yield mark
+        meet(os.getpid(), mark)  # Waits for the second process.
+        yield mark
+
+    assert map_in_two(functools.partial(meet, os.getpid()), items())[0] != os.getpid()
 
 
 def test_one_cpu_works_alone(monkeypatch):
@@ -52,7 +64,8 @@ def test_an_error_is_that_of_this_process_and_leaves_no_process_behind():
 
 
 SCRIPT = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Where this is in the background it is ignored.
 from ablate import processes
 processes.num_cpus = lambda: 2
 processes.map_in_two(time.sleep, [0.2] * 1000)

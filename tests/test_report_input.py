@@ -18,7 +18,7 @@ EVERY = [(arm, depth, seed) for arm in ARMS for depth in DEPTHS for seed in rang
 @pytest.fixture(autouse=True)
 def _without_figures(monkeypatch):
     """Figures take most of a report's time, and nothing here is about them."""
-    monkeypatch.setattr("ablate.report.build._figures", lambda declaration, laid_out: {})
+    monkeypatch.setattr("ablate.report.build._documents", lambda *_: iter(()))
 
 
 def invoke(out, to, *arguments):

@@ -101,8 +101,11 @@ def run_plan(
         try:
             with progress:
                 run_schedule(schedule, _resources(plan, jobs, device, address, deadline), started=started)
-        except OSError as error:
-            raise _stopped(plan, error) from error
+        except Exception as error:
+            mirror.close(timeout_s=10)  # Python must not end while a thread is at work.
+            if isinstance(error, OSError):
+                raise _stopped(plan, error) from error
+            raise
         _announce(reused, device if address == "local" else None, console)
         is_out_of_time = not schedule.is_finished() and time.monotonic() >= deadline
         cells = [run.trials() for run in schedule.cells]
