@@ -26,8 +26,8 @@ def map_in_two(function: Callable[[Item], Value], items: Iterable[Item]) -> list
     """Return the function's value of each item, in order, computed by this process and a second one.
 
     The second one takes items from the start as soon as they are there, this one from the end when it has got them all:
-    they may be made on the way. Function, items and values are pickled for a pipe that nothing else can reach. Should
-    the second process fail, this one does its items.
+    they may be made on the way. Function, items and values are pickled for a pipe that nothing else can reach. Whatever
+    fails there is done here.
     """
     if num_cpus() < 2:
         return list(map(function, items))
@@ -45,7 +45,7 @@ def map_in_two(function: Callable[[Item], Value], items: Iterable[Item]) -> list
             try:
                 connection.send((function, item))
                 values[number] = connection.recv()
-            except (EOFError, OSError):
+            except Exception:  # The process has died, or what it is sent cannot be pickled.
                 waiting.append((number, item))
                 return
 

@@ -56,6 +56,11 @@ def test_a_second_process_that_dies_gives_its_item_back(tmp_path, monkeypatch):
     assert mark.exists()
 
 
+def test_what_cannot_be_sent_is_done_here(monkeypatch):
+    monkeypatch.setattr(processes, "num_cpus", lambda: 2)
+    assert map_in_two(lambda number: -number, [1, 2, 3]) == [-1, -2, -3]
+
+
 def test_an_error_is_that_of_this_process_and_leaves_no_process_behind():
     before = children_of(os.getpid())
     with pytest.raises(ValueError, match="math domain error"):
