@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -393,13 +395,50 @@ def test_closing_waits_no_longer_than_it_is_told(tmp_path, monkeypatch):
         return open_client(*args)
 
     monkeypatch.setattr("ablate.tracking.client.open_client", opened)
+    monkeypatch.setattr("ablate.tracking.mirror.GRACE_S", 0.1)
     began = time.monotonic()
     mirror = Mirror(tmp_path, make_declaration(), "")
     mirror.replay(make_cells())
     assert mirror.close(0.2) == 7
     assert time.monotonic() - began < 30
     is_up.set()
-    assert mirror.close(60) == 0
+    mirror._thread.join(60)
+    assert mirror.close(0) == 7
+
+
+def test_after_closing_nothing_new_begins(tmp_path, monkeypatch):
+    """Python may end then, and a thread in the midst of SQLAlchemy's work would break."""
+    num_opened = 0
+
+    def opened(*args):
+        nonlocal num_opened
+        num_opened += 1
+        time.sleep(0.5)
+        raise ConnectionError("down")
+
+    monkeypatch.setattr("ablate.tracking.client.open_client", opened)
+    mirror = Mirror(tmp_path, make_declaration(), "", pause_s=0.0)
+    mirror.replay(make_cells())
+    assert mirror.close(0.2) == 7
+    assert not mirror._thread.is_alive()
+    assert num_opened == 1
+
+
+def test_a_trial_that_was_being_written_is_the_last(tmp_path, monkeypatch):
+    written = []
+
+    def write(runs, *_):
+        time.sleep(0.5)
+        written.append(runs)
+
+    monkeypatch.setattr(
+        "ablate.tracking.mirror.SweepRuns", lambda *_: SimpleNamespace(trial=functools.partial(write, 1))
+    )
+    mirror = Mirror(tmp_path, make_declaration(), "")
+    mirror.replay(make_cells())
+    assert mirror.close(0.2) == 6
+    assert not mirror._thread.is_alive()
+    assert written == [1]
 
 
 def test_the_first_opening_prints_nothing(tmp_path):

@@ -19,6 +19,8 @@ from ablate.tracking.store import masked, plain_cause, tracking_uri
 
 PAUSE_S = 30.0
 MAX_FAILURES = 2
+GRACE_S = 5.0
+"""How long what is under way may take when the time for all of it is up."""
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +53,7 @@ class Mirror:
         self._retry_at = 0.0
         self._has_warned = False
         self._is_closing = False
+        self._is_abandoned = False
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
@@ -84,17 +87,22 @@ class Mirror:
             pass
 
     def close(self, timeout_s: float) -> int:
-        """Write what is queued, for at most so many seconds, and return how many trials MLflow was not told."""
+        """Write what is queued, for at most so many seconds, and return how many trials MLflow was not told.
+
+        Afterwards the thread has ended, or waits for a store that hangs: one at work would break when Python ends.
+        """
         if not self._is_closing:
             self._is_closing = True
             self._inbox.put(_Task(lambda runs: runs.end()))
             self._inbox.put(None)
         self._thread.join(timeout_s)
+        self._is_abandoned = True
+        self._thread.join(GRACE_S)
         return self._num_trials - self._num_written
 
     def _work(self) -> None:
         is_open = True
-        while is_open:
+        while is_open and not self._is_abandoned:
             timeout = max(self._retry_at - time.monotonic(), 0.01) if self._waiting else None
             try:
                 task = self._inbox.get(timeout=timeout)
@@ -108,14 +116,16 @@ class Mirror:
                 self._write_waiting()
 
     def _write_waiting(self) -> None:
-        while self._waiting:
+        while self._waiting and not self._is_abandoned:
+            if self._runs is None:
+                try:
+                    self._runs = self._open()
+                except Exception as error:
+                    self._retry_at = time.monotonic() + self._pause_s
+                    self._warn(error)
+                    return
+                continue
             task = self._waiting[0]
-            try:
-                self._runs = self._runs or self._open()
-            except Exception as error:
-                self._retry_at = time.monotonic() + self._pause_s
-                self._warn(error)
-                return
             try:
                 task.write(self._runs)
                 self._num_written += task.is_trial
