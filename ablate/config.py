@@ -17,8 +17,16 @@ from ablate import registry
 from ablate.errors import UsageError, choices_text
 from ablate.registry import KINDS, Parameter, Row, Value
 
-ACCURACIES = ("test_accuracy", "test_accuracy_batch_statistics", "train_accuracy", "val_accuracy",
-              "val_accuracy_batch_statistics")  # fmt: skip
+STATISTICS = ("running", "estimated", "batch")
+"""The statistics that batch norm can be evaluated with. Every complete confirm trial records its accuracy with each."""
+ACCURACIES = (
+    "train_accuracy",
+    *(
+        f"{split}_accuracy{suffix}"
+        for split in ("val", "test")
+        for suffix in ("", *(f"_{name}_statistics" for name in STATISTICS))
+    ),
+)
 """What a complete confirm trial records and a table can show."""
 
 
@@ -73,6 +81,10 @@ class TrialConfig:
         choices=("none", "identity", "projection"),
     )  # fmt: skip
     norm: str = _parameter("str", "batch", "what keeps the scale of each convolution", row_kind="norm")
+    statistics: str = _parameter(
+        "str", "estimated", "the statistics that batch norm is evaluated with; those of training stay as they are",
+        row_kind="statistics", unwritten=("running",),
+    )  # fmt: skip
     init: str = _parameter("str", "he", "initialisation of conv and fc weights", row_kind="init")
     regularizer: str = _parameter("str", "none", "regularizer of conv and fc weights", row_kind="regularizer")
     modulation: str = _parameter(
@@ -133,9 +145,10 @@ class TrialConfig:
 
     def fingerprint(self, data_digest: str) -> str:
         """Return 16 hex digits that identify the scientific configuration, the data and the rows' versions."""
+        settings = written(self.settings())
         content = {
-            "settings": self.settings(),
-            "rows": {kind: self.row(kind).stamp for kind in KINDS},
+            "settings": settings,
+            "rows": {kind: self.row(kind).stamp for kind in KINDS if kind in settings},
             "data": data_digest,
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -155,6 +168,16 @@ CORE: dict[str, Parameter] = {
 
 
 registry.reserve(CORE)
+
+
+def written(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings as fingerprints and cells' keys have them: without parameters at their unwritten value."""
+    return {name: value for name, value in settings.items() if name not in CORE or value not in CORE[name].unwritten}
+
+
+def as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that some version of this program recorded, with the parameters that it did not know yet."""
+    return {**{name: core.unwritten[0] for name, core in CORE.items() if core.unwritten}, **settings}
 
 
 def parameters() -> dict[str, Parameter]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ablate.checked import STRICT, Count, Key, from_json, from_plain
+from ablate.config import as_read
 from ablate.errors import DamagedError, UsageError, choices_text
 from ablate.ledger import Ledger, TrialRecord
 from ablate.places import Place
@@ -293,9 +294,10 @@ class SweepFolder:
                 raise UsageError(f"cannot read {file}: it was written by a newer version")
             declaration = from_json(Declaration, content)
             declaration.check()
+            cells = [dataclasses.replace(cell, settings=_as_read(cell)) for cell in declaration.cells]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"cannot read {file}: {' '.join(str(error).split())[:500]}") from None
-        return declaration
+        return dataclasses.replace(declaration, cells=cells)
 
     def earlier_declaration(self) -> Declaration | None:
         """Return the declaration that a new one replaces; None where there is none or it is damaged."""
@@ -321,10 +323,15 @@ class SweepFolder:
         proposals = []
         for line in read_lines(self.path / "proposals.jsonl"):
             try:
-                proposals.append(from_plain(Proposal, line))
+                proposal = from_plain(Proposal, line)
             except ValueError:
                 continue
+            proposals.append(dataclasses.replace(proposal, settings=as_read(proposal.settings)))
         return proposals
+
+
+def _as_read(cell: DeclaredCell) -> dict[str, Any]:
+    return {name: value for name, value in as_read(cell.settings).items() if name not in cell.tuned}
 
 
 def _is_definition(part: dict[str, Any]) -> bool:

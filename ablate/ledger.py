@@ -26,6 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ablate.config import as_read
 from ablate.places import ObjectPath, Place
 from ablate.processes import map_in_two
 from ablate.storage import move, write_atomically
@@ -203,6 +204,7 @@ def _from_rows(table: pa.Table) -> list[TrialRecord]:
         if curves is not None:
             present["curves"] = curves[index]
         _check_values(present)
+        present["settings"] = as_read(present["settings"])
         records.append(TrialRecord(**present))
     return records
 

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 Value = None | bool | int | float | str | tuple[float, ...]
 
-KINDS = ("dataset", "augment", "model", "norm", "init", "regularizer", "modulation", "optimizer", "lr_schedule")
+KINDS = (
+    "dataset", "augment", "model", "norm", "statistics", "init", "regularizer", "modulation", "optimizer",
+    "lr_schedule",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,9 @@ class Parameter:
     value names a row of that kind. `type` is bool, int, float, str, "window": a pair 0 <= start <= end <= 1, or
     "steps": a pair of whole numbers 0 <= start <= end.
     `refused` are pairs of a string that one might expect among the choices, and why it is none.
+    `unwritten` is empty or holds one value: that of every trial before the parameter existed. With this value the
+    parameter, and the row that it names, stay out of fingerprints and of cells' keys; what an earlier version wrote
+    without the parameter means this value.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Parameter:
     optional: bool = False
     fixed_only: bool = False
     refused: tuple[tuple[str, str], ...] = ()
+    unwritten: tuple[Value, ...] = ()
 
     def allowed(self) -> tuple[str, ...]:
         """Return the allowed strings, or () where any value of the type is allowed."""

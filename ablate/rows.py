@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ablate.config import TrialConfig
 
 XIE = "Xie, Xiong, Pu 2017, arXiv:1703.01827"
+WU_2021 = "Wu, Johnson 2021, arXiv:2105.07576"
 HE_2016 = "He, Zhang, Ren, Sun 2016, arXiv:1512.03385"
 BANSAL = "Bansal, Chen, Wang 2018, arXiv:1810.09102"
 
@@ -161,7 +162,19 @@ def _check_profile(config: TrialConfig) -> tuple[str, str] | None:
     return ("modulation", f"modulation 'layer_profile' {reason}") if reason else None
 
 
-_STATISTICS = (
+def _check_statistics(config: TrialConfig) -> tuple[str, str] | None:
+    if config.statistics == "running":
+        return None
+    if config.options["frozen_statistics"]:
+        reason = "weights that were trained with frozen statistics are right with these only"
+        return "frozen_statistics", f"frozen_statistics needs statistics 'running': {reason}"
+    if config.options["precise_batches"]:
+        reason = "'estimated' estimates them anew at every evaluation"
+        return "precise_batches", f"precise_batches needs statistics 'running': {reason}"
+    return None
+
+
+_BATCH_NORM = (
     _float(
         "frozen_statistics", 0.0, "last fraction of training in which the running statistics are kept and used", high=1
     ),
@@ -211,14 +224,20 @@ _ROWS = (
         summary="18, 34 or 44 layers, or 50, 101 or 152 in bottlenecks, plain or residual; published with width 64",
         source=HE_2016),
     # What follows a convolution, or is done to its kernel.
-    Row(kind="norm", name="batch", target="ablate.models.norms:BATCH", parameters=_STATISTICS,
-        summary="batch norm", source="Ioffe, Szegedy 2015, arXiv:1502.03167"),
+    Row(kind="norm", name="batch", target="ablate.models.norms:BATCH", parameters=_BATCH_NORM,
+        check=_check_statistics, summary="batch norm", source="Ioffe, Szegedy 2015, arXiv:1502.03167"),
     Row(kind="norm", name="none", target="ablate.models.norms:NONE", summary="a bias only"),
     Row(kind="norm", name="weight", target="ablate.models.norms:WEIGHT",
         summary="weight norm: kernel g·w/‖w‖ for each filter, and a bias",
         source="Salimans, Kingma 2016, arXiv:1602.07868"),
-    Row(kind="norm", name="batch_renorm", target="ablate.models.norms:BATCH_RENORM",
-        summary="batch renormalisation", source="Ioffe 2017, arXiv:1702.03275", parameters=(*_STATISTICS, *_RENORM)),
+    Row(kind="norm", name="batch_renorm", target="ablate.models.norms:BATCH_RENORM", check=_check_statistics,
+        summary="batch renormalisation", source="Ioffe 2017, arXiv:1702.03275", parameters=(*_BATCH_NORM, *_RENORM)),
+    # The statistics that batch norm is evaluated with.
+    Row(kind="statistics", name="estimated", target="ablate.train.statistics:estimated",
+        summary="estimated anew from training images for the weights that are evaluated, at every evaluation",
+        source=WU_2021, parameters=(_int("statistics_images", 512, "training images, drawn anew each time", low=2),)),
+    Row(kind="statistics", name="running", target="ablate.train.statistics:running",
+        summary="the exponential averages that training keeps", source="Ioffe, Szegedy 2015, arXiv:1502.03167"),
     # Initialisations.
     Row(kind="init", name="he", target="ablate.methods.inits:he",
         summary="normal with variance 2/fan-in", source="He, Zhang, Ren, Sun 2015, arXiv:1502.01852"),

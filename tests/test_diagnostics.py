@@ -26,7 +26,7 @@ from ablate.report.drawing import render_pages
 from ablate.report.heatmaps import DEPTH_CURVES, HEAT_MAPS, _colours, grid_of, heat_maps
 from ablate.train.checkpoint import Checkpoints
 from ablate.train.pack import Pack
-from ablate.train.statistics import estimate_statistics
+from ablate.train.statistics import estimate, holding
 from ablate.train.task import Task
 from ablate.train.trainer import Trainer
 
@@ -308,8 +308,8 @@ def test_dead_channels_collapse_and_the_gap_are_seen(tiny_dataset):
 def test_the_gap_is_nil_where_running_and_batch_statistics_agree(tiny_dataset):
     one = trainer(tiny_dataset)
     images, labels = next(iter(one.batches()))
-    estimate_statistics(one.net, [images], one.forward)
-    gap = dict(zip(MEASURES, one.probe.measure(one.forward, images, labels), strict=True))["norm_gap"]
+    with holding(one.net, estimate(one.net, [images], one.forward)):
+        gap = dict(zip(MEASURES, one.probe.measure(one.forward, images, labels), strict=True))["norm_gap"]
     assert gap.max() < 1e-4
 
 

@@ -20,7 +20,7 @@ RECORD = TrialRecord(
     seed=2**53 - 1,
     phase="confirm",
     state="complete",
-    settings={"depth": 20, "lr": 0.1, "modulation_window": [0.0, 1.0], "image_size": None},
+    settings={"depth": 20, "lr": 0.1, "modulation_window": [0.0, 1.0], "image_size": None, "statistics": "estimated"},
     rows={"optimizer": "adam@1"},
     data_digest="d",
     metrics={"test_accuracy": 0.5, "val_accuracy": 0.5},
@@ -123,7 +123,13 @@ def test_proposals_read_in_order(tmp_path):
     folder = SweepFolder(tmp_path, "s")
     proposals = [
         Proposal(
-            cell="c", phase="tune", number=number, key=f"k{number}", seed=1, settings={"lr": 0.1}, params={"lr": 0.1}
+            cell="c",
+            phase="tune",
+            number=number,
+            key=f"k{number}",
+            seed=1,
+            settings={"lr": 0.1, "statistics": "estimated"},
+            params={"lr": 0.1},
         )
         for number in range(3)
     ]

@@ -17,7 +17,7 @@ from ablate.models.norms import BATCH_RENORM, NONE, BatchRenorm2d, batch_norms, 
 from ablate.registry import names
 from ablate.train.checkpoint import Checkpoints
 from ablate.train.pack import Pack
-from ablate.train.statistics import StatisticsSchedule, estimate_statistics
+from ablate.train.statistics import StatisticsSchedule, estimate, running_statistics
 from ablate.train.task import Task
 from ablate.train.trainer import Trainer
 
@@ -27,9 +27,11 @@ VARIANTS = [
     {"norm": "none"},
     {"norm": "weight"},
     {"norm": "batch_renorm", "renorm_window": [0, 0.5]},
-    {"norm": "batch", "frozen_statistics": 0.4},
-    {"norm": "batch_renorm", "precise_batches": 3},
-    {"norm": "batch", "frozen_statistics": 0.5, "precise_batches": 100},
+    {"norm": "batch", "frozen_statistics": 0.4, "statistics": "running"},
+    {"norm": "batch_renorm", "precise_batches": 3, "statistics": "running"},
+    {"norm": "batch", "frozen_statistics": 0.5, "precise_batches": 100, "statistics": "running"},
+    {"statistics": "running"},
+    {"statistics_images": 40, "augment": "crop_flip"},
     {"model": "dirac"},
     {"precision": "bfloat16"},
 ]
@@ -66,7 +68,7 @@ def test_every_variant_repeats_bit_for_bit_and_resumes(tiny_dataset, tmp_path, m
         first.weights_digest, first.curves, first.metrics,
     )  # fmt: skip
     for split in ("val", "test"):
-        for statistics in ("", "_batch_statistics"):
+        for statistics in ("", "_batch_statistics", "_running_statistics", "_estimated_statistics"):
             assert 0 <= first.metrics[f"{split}_accuracy{statistics}"] <= 1
     assert all(math.isfinite(number) for curve in first.curves.values() for number in curve)
 
@@ -90,8 +92,9 @@ def test_without_batch_norm_batch_and_running_statistics_are_one(tiny_dataset):
     one = trainer(tiny_dataset, norm="none")
     one.run_epoch()
     assert not batch_norms(one.net)
-    running, batch = (one.evaluate(tiny_dataset.val, use)[1] for use in (False, True))
-    assert running == batch
+    running, batch = (one.evaluate(tiny_dataset.val, name)[1] for name in ("running", "batch"))
+    assert running == batch == one.evaluate(tiny_dataset.val, "estimated")[1]
+    assert one.statistics_of("estimated") == []
 
 
 @pytest.mark.parametrize("norm", ["none", "weight"])
@@ -187,6 +190,14 @@ def test_the_orthonormal_init_and_regularizer_act_on_the_stored_weight(tiny_data
         ({"shortcut": "projection"}, "shortcut must be none or identity for the model 'cifar'"),
         ({"precision": "float16"}, r"precision 'float16' is refused: .* leave its range \(65,504\); use bfloat16"),
         ({"precision": "half"}, "unknown precision 'half'. Available: bfloat16, float32"),
+        ({"frozen_statistics": 0.2}, "frozen_statistics needs statistics 'running': weights that were trained with"),
+        (
+            {"precise_batches": 4},
+            "precise_batches needs statistics 'running': 'estimated' estimates them anew at every",
+        ),
+        ({"norm": "batch_renorm", "frozen_statistics": 0.2}, "frozen_statistics needs statistics 'running'"),
+        ({"statistics": "precise"}, "unknown statistics 'precise'. Available: estimated, running"),
+        ({"statistics_images": 1}, "statistics_images must be an integer >= 2, but got 1"),
         ({"norm": "btch"}, "unknown norm 'btch'. Did you mean 'batch'"),
     ],
 )
@@ -275,7 +286,7 @@ def test_batch_statistics_of_batch_renorm_are_those_of_the_batch_alone():
 
 
 def test_frozen_statistics_are_kept_and_used_in_the_last_part(tiny_dataset):
-    one = trainer(tiny_dataset, frozen_statistics=0.5)
+    one = trainer(tiny_dataset, frozen_statistics=0.5, statistics="running")
     snapshots = []
     for _ in range(4):
         one.run_epoch()
@@ -298,15 +309,34 @@ def test_precise_statistics_are_those_of_all_images_together(tiny_dataset):
     one.run_epoch()
     first = one.net.stem
     batches = [images for images, _ in one.batches()]
-    estimate_statistics(one.net, batches, one.forward)
+    found = estimate(one.net, batches, one.forward)[0]
     with torch.no_grad():
         variance, mean = torch.var_mean(first.conv(torch.cat(batches)), (0, 2, 3), correction=0)
-    torch.testing.assert_close(first.bn.running_mean, mean, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(first.bn.running_var, variance, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, (mean, variance), atol=1e-5, rtol=1e-4)
+
+
+def test_statistics_of_one_batch_are_those_of_each_layer_above_layers_that_have_theirs(tiny_dataset):
+    one = trainer(tiny_dataset, depth=14, epochs=2)
+    one.run_epoch()
+    one.net.eval()
+    (images,) = (images for images, _ in one.dataset.train.in_order(96))
+    images = one.normalise(images)
+    found = estimate(one.net, [images], one.forward)
+    # Layer by layer: what a layer sees when all below it normalise with what they were given.
+    for norm, expected in zip(batch_norms(one.net), found, strict=True):
+        seen = []
+        handle = norm.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        with torch.no_grad():
+            one.forward(images)
+        handle.remove()
+        variance, mean = torch.var_mean(seen[0], (0, 2, 3), correction=0)
+        torch.testing.assert_close(expected, (mean, variance), atol=1e-4, rtol=1e-3)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
 
 def test_precise_statistics_come_once_after_the_last_epoch(tiny_dataset):
-    plain, precise = trainer(tiny_dataset, epochs=2), trainer(tiny_dataset, epochs=2, precise_batches=4)
+    plain, precise = (trainer(tiny_dataset, epochs=2, statistics="running", precise_batches=num) for num in (0, 4))
     for epoch in range(2):
         plain.run_epoch()
         precise.run_epoch()
@@ -319,7 +349,7 @@ def test_precise_statistics_come_once_after_the_last_epoch(tiny_dataset):
 def test_a_net_without_batch_norm_has_no_statistics_to_set():
     layer = ConvBN(1, 2, norm=NONE)
     StatisticsSchedule(layer, resolve({"norm": "none"})).at(1.0)
-    estimate_statistics(layer, [torch.zeros(2, 1, 4, 4)], lambda x: layer(x, None, None))
+    assert estimate(layer, [torch.zeros(2, 1, 4, 4)], lambda x: layer(x, None, None)) == []
     assert "running_mean" not in str(layer.state_dict().keys())
 
 
@@ -375,3 +405,71 @@ def test_every_model_trains_with_every_norm_it_allows(tiny_dataset, model, norm)
     record = train(dataclasses.replace(tiny_dataset), **settings)
     assert record.state == "complete", record.message
     assert math.isfinite(record.curves["train_loss"][0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"norm": "batch_renorm"}, {"precision": "bfloat16"}, {"augment": "crop_flip"}, {"shortcut": "identity"}],
+    ids=str,
+)
+def test_estimated_statistics_leave_training_as_it_is_bit_for_bit(tiny_dataset, settings):
+    running, estimated = (train(tiny_dataset, statistics=name, **settings) for name in ("running", "estimated"))
+    assert estimated.weights_digest == running.weights_digest
+    for curve in ("train_loss", "train_accuracy", "lr"):
+        assert estimated.curves[curve] == running.curves[curve]
+    assert estimated.curves["val_loss"] != running.curves["val_loss"]
+    for split in ("val", "test"):
+        for name in ("running", "estimated", "batch"):
+            metric = f"{split}_accuracy_{name}_statistics"
+            assert estimated.metrics[metric] == running.metrics[metric]
+    for record in (running, estimated):
+        for split in ("val", "test"):
+            of = record.metrics[f"{split}_accuracy_{record.settings['statistics']}_statistics"]
+            assert record.metrics[f"{split}_accuracy"] == of
+
+
+def test_every_evaluation_estimates_the_statistics_of_the_weights_that_it_evaluates(tiny_dataset):
+    one = trainer(tiny_dataset)
+    found = []
+    for epoch in range(2):
+        one.run_epoch()
+        kept = [tensor.clone() for pair in running_statistics(one.net) for tensor in pair]
+        found.append(one.statistics_of("estimated"))
+        assert one.evaluate(tiny_dataset.val) == (one.progress.curves["val_loss"][epoch],
+                                                  one.progress.curves["val_accuracy"][epoch])  # fmt: skip
+        for tensor, now in zip(kept, (t for pair in running_statistics(one.net) for t in pair), strict=True):
+            assert torch.equal(tensor, now)
+    # As many images as there are: all of them, in one batch.
+    images = torch.cat([images for images, _ in tiny_dataset.train.in_order(96)])
+    with torch.no_grad():
+        first = one.net.stem.conv(one.normalise(images))
+    torch.testing.assert_close(found[1][0][0], first.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+    assert not torch.equal(found[0][0][0], found[1][0][0])
+
+
+def test_statistics_are_estimated_from_as_many_training_images_as_asked_for(tiny_dataset, monkeypatch):
+    sizes = []
+
+    def images(num, max_pixels):
+        monkeypatch.setattr("ablate.train.trainer.MAX_PIXELS", max_pixels)
+        one = trainer(tiny_dataset, statistics_images=num, batch_size=16)
+        one.net.stem.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        one.statistics_of("estimated")
+        found = list(sizes)
+        sizes.clear()
+        return found
+
+    assert images(50, 2**20) == [50]
+    assert images(5_000, 2**20) == [96]
+    assert images(90, 64 * 20) == [20] * 4  # 20 images of 8×8 fit; what is left over is dropped.
+    assert images(90, 1) == [16] * 5  # A batch of training always fits.
+    assert images(8, 1) == [8]
+
+
+def test_kept_weights_have_the_statistics_that_they_were_evaluated_with(tiny_dataset, tmp_path):
+    config = resolve(BASE)
+    task = Task(key="k", fingerprint="f", seed=1, phase="confirm", settings=config.settings(), data_digest="d")
+    (record,) = Pack([task], tiny_dataset, CPU, weights=Checkpoints(tmp_path)).train()
+    one = trainer(tiny_dataset, statistics="running")
+    one.net.load_state_dict(Checkpoints(tmp_path).load("k", CPU)["net"])
+    assert one.evaluate(tiny_dataset.test) == (record.metrics["test_loss"], record.metrics["test_accuracy"])

@@ -116,6 +116,15 @@ def test_numbers_that_are_none_agree_with_themselves(out):
     assert not Reproduction(undefined, record, [], 0.05).is_exact
 
 
+def test_a_record_of_a_version_that_had_fewer_metrics_is_compared_in_those_it_has(out):
+    record = trained(out)
+    fewer = {name: value for name, value in record.metrics.items() if "estimated" not in name}
+    older = dataclasses.replace(record, metrics=fewer)
+    assert Reproduction(older, record, [], 0.05).is_exact
+    assert not Reproduction(record, older, [], 0.05).is_exact
+    assert not Reproduction(dataclasses.replace(older, metrics={**fewer, "val_loss": 0.5}), record, [], 0.05).is_exact
+
+
 @pytest.mark.parametrize(("shift", "exit_code", "verdict"), [(0.01, 0, "agree"), (0.2, 1, "do not agree")])
 def test_on_other_hardware_a_stated_tolerance_counts(out, shift, exit_code, verdict):
     record = trained(out)

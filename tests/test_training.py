@@ -229,7 +229,7 @@ def test_a_single_image_left_over_joins_the_batch_before_it(tiny_dataset, num):
     trainer = Trainer(resolve(BASE), data, 1, CPU)
     sizes = []
     trainer.net.stem.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    loss, accuracy = trainer.evaluate(data.val, with_batch_statistics=True)
+    loss, accuracy = trainer.evaluate(data.val, "batch")
     assert sizes == {33: [16, 17], 34: [16, 16, 2], 48: [16, 16, 16]}[num]
     assert math.isfinite(loss)
     assert 0 <= accuracy <= 1
@@ -240,7 +240,7 @@ def test_batch_statistics_leave_the_running_ones_alone(tiny_dataset):
     trainer.run_epoch()
     before = {name: value.clone() for name, value in trainer.net.state_dict().items() if "running" in name}
     running = trainer.evaluate(tiny_dataset.val)
-    assert trainer.evaluate(tiny_dataset.val, with_batch_statistics=True) != running
+    assert trainer.evaluate(tiny_dataset.val, "batch") != running
     assert all(
         torch.equal(value, before[name]) for name, value in trainer.net.state_dict().items() if "running" in name
     )

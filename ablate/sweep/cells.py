@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
 
-from ablate.config import CORE, TrialConfig, resolve
+from ablate.config import CORE, TrialConfig, resolve, written
 from ablate.registry import Value
 from ablate.sweep.model import SweepSpec
 from ablate.sweep.space import CellSpace
@@ -71,7 +71,7 @@ def build_cells(spec: SweepSpec) -> list[Cell]:
         for axis, level in levels.items():
             given.update(spec.axes[axis][level])
         space = CellSpace(spec.tune, given)
-        stamps = tuple(f"{row.kind}:{row.stamp}" for row in space.rows)
+        stamps = tuple(f"{row.kind}:{row.stamp}" for row in space.rows if row.name not in CORE[row.kind].unwritten)
         start = start_points(space, spec.budget.start_from)
         key = _key(spec, levels, space, stamps, start)
         cells.append(Cell(levels=levels, settings=space.settings, space=space, stamps=stamps, key=key, start=start))
@@ -108,7 +108,7 @@ def _key(
 ) -> str:
     content: dict[str, Any] = {
         "levels": levels,
-        "settings": space.settings,
+        "settings": written(space.settings),
         "space": space.describe(),
         "rows": stamps,
         "sampler": spec.budget.sampler,

@@ -46,7 +46,10 @@ class Reproduction:
     @property
     def is_exact(self) -> bool:
         """Whether state, weights, curves, metrics and the table of layers are equal bit for bit."""
-        return self.same_layers is not False and _numbers(self.recorded) == _numbers(self.repeated)
+        # An earlier version recorded fewer metrics.
+        metrics = {name: value for name, value in self.repeated.metrics.items() if name in self.recorded.metrics}
+        repeated = dataclasses.replace(self.repeated, metrics=metrics)
+        return self.same_layers is not False and _numbers(self.recorded) == _numbers(repeated)
 
     @property
     def agrees(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ablate.config import TrialConfig, resolve
+from ablate.config import STATISTICS, TrialConfig, resolve
 from ablate.data.dataset import Dataset
 from ablate.ledger import TrialRecord
 from ablate.methods.diagnostics import MEASURES
@@ -150,10 +150,12 @@ class Pack:
         for name, split in splits.items():
             if name == "test":
                 metrics["test_loss"], metrics["test_accuracy"] = member.trainer.evaluate(split)
-            metrics[f"{name}_accuracy_batch_statistics"] = member.trainer.evaluate(split, True)[1]
+            for statistics in STATISTICS:
+                accuracy = member.trainer.evaluate(split, statistics)[1]
+                metrics[f"{name}_accuracy_{statistics}_statistics"] = accuracy
         member.trainer.progress.duration_s += time.perf_counter() - started
         if self.weights and is_confirmed:
-            self.weights.save(member.task.key, {"net": member.trainer.net.state_dict()})
+            self.weights.save(member.task.key, {"net": member.trainer.evaluated_net()})
         self._finish(member, state, metrics=metrics)
 
     def _finish(

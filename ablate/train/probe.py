@@ -33,7 +33,7 @@ class Probe:
 
 
 def probe(config: TrialConfig, dataset: Dataset, device: torch.device) -> Probe:
-    """Time some training steps and one validation batch; nothing is recorded.
+    """Time some training steps and one evaluation; nothing is recorded.
 
     The first steps, which allocate, do not count.
     """
@@ -62,10 +62,13 @@ def probe(config: TrialConfig, dataset: Dataset, device: torch.device) -> Probe:
 def _evaluation_s(trainer: Trainer, dataset: Dataset, device: torch.device) -> float:
     num = min(64, len(dataset.val.labels))
     split = dataset.val.take(torch.arange(num))
+    began = time.perf_counter()
+    trainer.statistics_of(trainer.config.statistics)
+    _wait(device)
     started = time.perf_counter()
     trainer.evaluate(split)
     _wait(device)
-    return (time.perf_counter() - started) * len(dataset.val.labels) / num
+    return started - began + (time.perf_counter() - started) * len(dataset.val.labels) / num
 
 
 def _wait(device: torch.device) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate import registry
 from ablate.config import TrialConfig
 from ablate.data.dataset import Batch, Dataset, Images
 from ablate.methods.diagnostics import MEASURES, Probe
@@ -23,10 +24,12 @@ from ablate.models.layers import Modulate, regularized_weights
 from ablate.models.norms import batch_statistics
 from ablate.seeds import derive_seed
 from ablate.train.lr_schedules import lr_at
-from ablate.train.statistics import StatisticsSchedule, estimate_statistics
+from ablate.train.statistics import Statistics, StatisticsSchedule, estimate, holding, running_statistics
 
 CHECK_EVERY = 64
 EVAL_BATCH = 512
+MAX_PIXELS = 2**20
+"""Pixels of one batch from which statistics are estimated, if the training batch has no more: bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Trainer:
             self.net = self.net.to(memory_format=self.layout)
         self.probe = Probe(self.net) if config.diagnostics == "epoch" else None
         self.statistics = StatisticsSchedule(self.net, config)
+        self.found: dict[str, Statistics] = {}  # For the present weights, by row of `statistics`.
         weights = regularized_weights(self.net)
         self.regularizer = config.row("regularizer").load()(weights, config)
         self.modulation = config.row("modulation").load()(config, self.net)
@@ -135,11 +139,13 @@ class Trainer:
         if self.modulation is not None:
             self.modulation.load_state(state.get("modulation", {}))
         self.progress = progress
+        self.found = {}
 
     def run_epoch(self) -> Divergence | None:
         """Train for one epoch and evaluate on the validation images; say where it diverged, if it did."""
         started = time.perf_counter()
         saved = copy.deepcopy(self.state())
+        self.found = {}
         losses = torch.zeros(self.steps_per_epoch, device=self.device)
         correct = torch.zeros((), device=self.device)
         self.net.train()
@@ -158,8 +164,9 @@ class Trainer:
             return divergence
         if self.probe is not None:
             depth_curves = self._measure_layers(self.probe, images, labels, index)
-        self._estimate_statistics()
+        self._make_precise()
         num_seen = self.steps_per_epoch * self.config.batch_size
+        self.progress.epoch += 1
         val_loss, val_accuracy = self.evaluate(self.dataset.val)
         self._record(
             train_loss=losses.mean().item(),
@@ -169,7 +176,6 @@ class Trainer:
             lr=self.optimizer.param_groups[0]["lr"],
             **depth_curves,
         )
-        self.progress.epoch += 1
         self.progress.duration_s += time.perf_counter() - started
         return None
 
@@ -224,12 +230,36 @@ class Trainer:
             logits: Tensor = self.net(images, modulate)
         return logits.float()
 
-    def _estimate_statistics(self) -> None:
+    def _make_precise(self) -> None:
         """After the last epoch, if asked for: precise statistics over the first batches of that epoch."""
         num_batches = int(str(self.config.options.get("precise_batches", 0)))
         if num_batches and self.progress.epoch == self.config.epochs - 1:
             images = (images for images, _ in itertools.islice(self.batches(), num_batches))
-            estimate_statistics(self.net, images, self.forward)
+            found = estimate(self.net, images, self.forward)
+            for kept, new in zip(running_statistics(self.net), found, strict=True):
+                kept[0].copy_(new[0])
+                kept[1].copy_(new[1])
+
+    def statistics_of(self, name: str) -> Statistics:
+        """Return what a row of `statistics` gives every batch norm for the present weights."""
+        if name not in self.found:
+            row = registry.get("statistics", name)
+            self.found[name] = row.load()(self.net, self.config, self._draw, self.forward)
+        return self.found[name]
+
+    def _draw(self, num: int) -> Iterator[Tensor]:
+        """Yield `num` training images, or all, as in training: drawn anew for every epoch that has ended.
+
+        One batch has them all, unless that is more than MAX_PIXELS and than a batch of training.
+        """
+        split, epoch = self.dataset.train, self.progress.epoch
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "statistics", epoch))
+        num = min(num, len(split))
+        _, height, width = self.dataset.image_shape
+        size = min(num, max(self.config.batch_size, MAX_PIXELS // (height * width)))
+        order = torch.randperm(len(split), generator=generator)[: num // size * size]
+        for images, _ in split.batches(order, size, self.augment, generator):
+            yield self.normalise(images)
 
     def _is_modulated(self, step: int) -> bool:
         return self.modulation is not None and self.modulation.acts(step, self.num_steps)
@@ -250,18 +280,24 @@ class Trainer:
         return Divergence(self.progress.epoch + 1, step, layer, message)
 
     @torch.no_grad()
-    def evaluate(self, split: Images, with_batch_statistics: bool = False) -> tuple[float, float]:
+    def evaluate(self, split: Images, statistics: str = "") -> tuple[float, float]:
         """Return (mean loss, accuracy in [0, 1]) over a split.
 
-        Batch norm uses its running statistics, or those of each batch of `batch_size` images, which leaves the
-        running statistics as they are. The last batch may be smaller; a single image that is left over, which has no
-        statistics where the last stage is 1×1, joins the batch before it.
+        Batch norm uses what a row of `statistics` gives, by default that of the configuration, or those of each "batch"
+        of `batch_size` images. The last batch may be smaller; a single image that is left over, which has no
+        statistics where the last stage is 1×1, joins the batch before it. The net keeps its running statistics.
         """
         self.net.eval()
-        if with_batch_statistics:
+        if statistics == "batch":
             with batch_statistics(self.net):
                 return self._measure(split, _without_single(split.in_order(self.config.batch_size)))
-        return self._measure(split, split.in_order(EVAL_BATCH))
+        with holding(self.net, self.statistics_of(statistics or self.config.statistics)):
+            return self._measure(split, split.in_order(EVAL_BATCH))
+
+    def evaluated_net(self) -> dict[str, Tensor]:
+        """Return weights and buffers as they are evaluated."""
+        with holding(self.net, self.statistics_of(self.config.statistics)):
+            return dict(self.net.state_dict())
 
     def _measure(self, split: Images, batches: Iterable[Batch]) -> tuple[float, float]:
         loss = torch.zeros((), device=self.device)

@@ -1,0 +1,143 @@
+"""Which statistics batch norm should be evaluated with: running, estimated anew in several ways, or those of batches.
+
+Trains nets of several depths, arms, data sets and seeds, untuned, and evaluates each on the test images in every way.
+"batches N": N training images in batches of training's size; "one batch N": all at once, which is layer by layer.
+CIFAR-10 is looked for as docs/commands.md says, and left out where it is not found.
+
+    python benchmarks/batch_norm_statistics.py --folder /tmp/statistics
+
+Trained nets stay in --folder, so that a run that was cut off goes on. `--shard 0/2` and `--shard 1/2` share the work
+between two processes; a last run without --shard prints the whole table. The last line is JSON: the test accuracies in
+[0, 1] of every seed, {} where it diverged. Takes 80 minutes of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablate.config import resolve
+from ablate.data.dataset import Dataset
+from ablate.data.prepare import load, prepare
+from ablate.errors import DataError
+from ablate.seeds import derive_seed
+from ablate.train.device import prepare_process
+from ablate.train.statistics import estimate
+from ablate.train.trainer import Trainer
+
+CPU = torch.device("cpu")
+COMMON = {"optimizer": "nesterov", "lr": 0.05, "lr_schedule": "one_cycle"}
+DATA: dict[str, dict[str, Any]] = {
+    "digits": {"dataset": "digits", "width": 8, "batch_size": 64},
+    "fashion_mnist 14x14": {
+        "dataset": "fashion_mnist", "image_size": 14, "num_train": 10_000, "width": 8, "batch_size": 64, "epochs": 2,
+    },
+    "cifar10 16x16": {
+        "dataset": "cifar10", "image_size": 16, "num_train": 10_000, "width": 16, "batch_size": 128, "epochs": 2,
+    },
+}  # fmt: skip
+EPOCHS_OF_DIGITS = {20: 10, 44: 20, 56: 30, 80: 60, 110: 120}
+"""Deep plain nets need many steps, and digits have 16 an epoch."""
+PLAIN = {"shortcut": "none"}
+ORTHO = {**PLAIN, "init": "orthonormal", "regularizer": "orthonormal"}
+ARMS: dict[str, dict[str, Any]] = {
+    "residual": {"shortcut": "identity", "regularizer": "l2"},
+    "plain": {**PLAIN, "regularizer": "l2"},
+    "plain+ortho": ORTHO,
+    "plain+ortho+modulation": {**ORTHO, "modulation": "anchor"},
+}
+SIZES = (512, 1024, 2048, 4096)
+SEEDS = 3
+
+
+def settings_of(data: str, depth: int, arm: str) -> dict[str, Any]:
+    """Return the settings of one training."""
+    settings = {**COMMON, **DATA[data], **ARMS[arm], "depth": depth}
+    return {"epochs": EPOCHS_OF_DIGITS.get(depth, 60), **settings}
+
+
+def ways(trainer: Trainer, seed: int) -> dict[str, list[torch.Tensor]]:
+    """Return the batches of training images, normalised, of each estimator."""
+    split, found = trainer.dataset.train, {}
+    generator = torch.Generator().manual_seed(derive_seed(seed, "statistics"))
+    order = torch.randperm(len(split), generator=generator)
+    for size in SIZES:
+        if len(split) < size:
+            break
+        for name, batch in (("batches", trainer.config.batch_size), ("one batch", size)):
+            batches = split.batches(order[:size], batch, trainer.augment, generator)
+            found[f"{name} {size}"] = [trainer.normalise(images) for images, _ in batches]
+    return found
+
+
+def measured(trainer: Trainer, seed: int) -> dict[str, float]:
+    """Return the test accuracy of a trained net in every way, and the training accuracy of its last epoch."""
+    split = trainer.dataset.test
+    found = {name: trainer.evaluate(split, name)[1] for name in ("running", "batch")}
+    for name, batches in ways(trainer, seed).items():
+        trainer.found["estimated"] = estimate(trainer.net, batches, trainer.forward)
+        found[name] = trainer.evaluate(split, "estimated")[1]
+    return {**found, "train": trainer.progress.curves["train_accuracy"][-1]}
+
+
+def one(data: str, dataset: Dataset, depth: int, arm: str, seed: int, folder: Path) -> dict[str, float]:
+    """Return what a training comes to; the result of an earlier run is read."""
+    file = folder / f"{data}-{depth}-{arm}-{seed}".replace(" ", "_")
+    if file.with_suffix(".json").exists():
+        return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    trainer = Trainer(resolve(settings_of(data, depth, arm)), dataset, derive_seed(seed, "trial"), CPU)
+    started = time.perf_counter()
+    if file.with_suffix(".pt").exists():
+        trainer.load_state(torch.load(file.with_suffix(".pt")))
+    while trainer.progress.epoch < trainer.config.epochs and trainer.run_epoch() is None:
+        pass
+    if trainer.progress.epoch < trainer.config.epochs:
+        result: dict[str, float] = {}
+    else:
+        torch.save(trainer.state(), file.with_suffix(".pt"))
+        result = measured(trainer, seed)
+    file.with_suffix(".json").write_text(json.dumps(result), encoding="utf-8")
+    print(f"{file.name}: {time.perf_counter() - started:.0f} s {result or 'diverged'}", flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--depths", type=int, nargs="+", default=[20, 44, 56, 80, 110])
+    parser.add_argument("--shard", default="0/1")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    prepare_process(CPU)
+    datasets = {}
+    for data, settings in DATA.items():
+        try:
+            datasets[data] = load(prepare(resolve(settings), options.folder / "data").path)
+        except DataError as error:
+            print(f"without {data}: {error}")
+    shard, num_shards = map(int, options.shard.split("/"))
+    results: dict[tuple[str, int, str], list[dict[str, float]]] = {}
+    work = itertools.product(range(SEEDS), datasets, options.depths, ARMS)
+    for index, (seed, data, depth, arm) in enumerate(work):
+        if index % num_shards == shard:
+            found = one(data, datasets[data], depth, arm, seed, options.folder)
+            results.setdefault((data, depth, arm), []).append(found)
+    for (data, depth, arm), found in results.items():
+        trained = [result for result in found if result]
+        means = {
+            way: statistics.mean(result[way] for result in trained) for way in trained[0]
+        } if trained else {}  # fmt: skip
+        shown = "  ".join(f"{way} {100 * mean:.1f}" for way, mean in means.items())
+        print(f"{data:20} {depth:4} {arm:24} n={len(trained)}/{len(found)}  {shown}")
+    print(json.dumps({"|".join(map(str, key)): found for key, found in results.items()}))
+
+
+if __name__ == "__main__":
+    main()
