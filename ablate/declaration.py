@@ -32,6 +32,8 @@ SCHEMA_VERSION = 2
 SWEEP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,99})?")
 """Name or name@profile: it becomes a folder."""
 DATA_NUMBERS = ("num_train", "num_val", "num_test", "num_classes")
+ENOUGH_IMAGES = 100
+"""With fewer images one of them is worth more than a point."""
 EXTRA_PHASES = ("runner_up", "audit")
 """Trials beside the table: the runner-up's confirm trials, and stopped trials that are run to their end."""
 LATEST = "ledger/latest_sweep"
@@ -100,8 +102,9 @@ class Declaration:
     """The present declaration of a sweep.
 
     `axes` maps each axis to the labels of its levels in the file's order. `data` has dataset, digest,
-    num_train, num_val, num_test, num_classes and image_shape [C, H, W]. `report` has rows, columns, metric,
-    baseline. `file` is the sweep file's name
+    num_train, num_val, num_test, num_classes and image_shape [C, H, W]; since there is a second version test_counts,
+    the test images of each class, and absent, {part: classes without an image in it}. `report` has rows, columns,
+    metric, baseline. `file` is the sweep file's name
     as `public_file` gives it. `history` holds the hash of every declaration so far, the present one last.
     `runner_up` says whether the second best configuration is confirmed too, `audit` how many stopped trials of a
     cell are run to their end: neither counts in `num_trials`. `components` are
@@ -153,6 +156,12 @@ class Declaration:
             number = self.data.get(name)
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"data.{name} must be a number of images or classes")
+        counts = self.data.get("test_counts")
+        if counts is not None and not _are_counts(counts, self.data["num_classes"], self.data["num_test"]):
+            raise ValueError("data.test_counts must be the number of test images of each class")
+        absent = self.data.get("absent", {})
+        if not isinstance(absent, dict) or not all(isinstance(names, list) for names in absent.values()):
+            raise ValueError("data.absent must be lists of classes")
         for name in ("rows", "columns", "baseline", "metric"):
             text = self.report.get(name)
             if text is not None and (
@@ -180,9 +189,32 @@ class Declaration:
 
     @property
     def chance_accuracy(self) -> float:
-        """The accuracy of guessing, in (0, 1]: one in num_classes, k in num_classes for a top-k metric."""
+        """The accuracy of the best constant answer, in (0, 1]: the most frequent class's share of the test images.
+
+        Of the k most frequent classes for a top-k metric; k in num_classes where an earlier version counted no images.
+        """
         top = re.search(r"top_?(\d+)", self.metric)
-        return min(1.0, int(top[1] if top else 1) / int(self.data["num_classes"]))
+        k = int(top[1]) if top else 1
+        counts = self.data.get("test_counts")
+        if counts:
+            return float(sum(sorted(counts, reverse=True)[:k]) / sum(counts))
+        return min(1.0, k / int(self.data["num_classes"]))
+
+    def chance_of(self, levels: Mapping[str, str]) -> float:
+        """Return the chance accuracy of the cell of these levels."""
+        return self.chance_accuracy
+
+    @property
+    def chances(self) -> list[float]:
+        """The chance accuracies of all cells, ascending."""
+        return sorted({self.chance_of(cell.levels) for cell in self.cells})
+
+    @property
+    def chance_meaning(self) -> str:
+        """What chance is, in words."""
+        if self.data.get("test_counts"):
+            return "the most frequent class's share of the test images"
+        return f"one in {self.data['num_classes']} classes"
 
     @property
     def num_trials(self) -> int:
@@ -248,6 +280,18 @@ class CellTrials:
         return (
             max(complete, key=lambda pair: (pair[1].metrics["val_accuracy"], -pair[0].number))[0] if complete else None
         )
+
+    def tied(self) -> list[Proposal]:
+        """Return the proposals that are as good as the winner, itself among them; [] if they are one configuration."""
+        winner = self.winner()
+        complete = {
+            p.number: r.metrics["val_accuracy"] for p, r in self.tune if r is not None and r.state == "complete"
+        }
+        if winner is None or winner.number not in complete:
+            return []
+        # Equal numbers of images, whatever rounding makes of their shares.
+        best = [p for p, _ in self.tune if abs(complete.get(p.number, -1.0) - complete[winner.number]) < 1e-9]
+        return best if any(p.settings != winner.settings for p in best) else []
 
     def stopped(self) -> list[Proposal]:
         """Return the proposals that the pruner stopped."""
@@ -344,6 +388,43 @@ def _is_definition(part: dict[str, Any]) -> bool:
     if not isinstance(low, int | float) or not isinstance(high, int | float) or low >= high:
         return False
     return {"log", "step", "kind"} <= part.keys() and not (part["log"] and low <= 0)
+
+
+def _are_counts(counts: Any, num_classes: int, total: int) -> bool:
+    is_list = isinstance(counts, list) and len(counts) == num_classes
+    return is_list and all(type(count) is int and count >= 0 for count in counts) and sum(counts) == total
+
+
+def data_notices(declaration: Declaration) -> list[str]:
+    """Return what the images are too few to tell, or cannot tell."""
+    data, found = declaration.data, []
+    asked = [cell.settings.get("num_val") for cell in declaration.cells]
+    num_val = min(number if isinstance(number, int) else data["num_val"] for number in asked)
+    for part, number, effect in (
+        ("validation", num_val, "tune trials can tie, and the first of them is confirmed then; num_val holds out more"),
+        ("test", data["num_test"], "smaller differences cannot be seen in a single trial"),
+    ):
+        if number < ENOUGH_IMAGES:
+            found.append(f"one of the {number} {part} images is worth {100 / number:.1f} points: {effect}")
+    for part, names in data.get("absent", {}).items():
+        shown = ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        found.append(f"no {part} image shows {shown}: accuracy says nothing about what has no image")
+    return found
+
+
+def tie_notices(cells: list[CellTrials]) -> list[str]:
+    """Return at most one sentence: where the best tune trials tie, so that their order decided."""
+    places = []
+    for trials in cells:
+        tied = trials.tied() if trials.confirm else []
+        if tied:
+            record = next(record for proposal, record in trials.tune if proposal is tied[0])
+            best = 100 * record.metrics["val_accuracy"] if record else 0.0
+            places.append(f"{trials.cell.name or 'the cell'} ({len(tied)} of {len(trials.tune)} at {best:.1f}%)")
+    if not places:
+        return []
+    shown = "; ".join(places[:10]) + (f"; and {len(places) - 10} more cells" if len(places) > 10 else "")
+    return [f"the best tune trials tie on the validation images, and the first of them was confirmed: {shown}"]
 
 
 def sweeps(out: Place) -> list[str]:

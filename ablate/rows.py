@@ -206,7 +206,7 @@ _ROWS = (
         summary="60,000 photos of a hundred classes, 32×32 RGB", source="Krizhevsky 2009"),
     Row(kind="dataset", name="image_folder", target="ablate.data.image_folder:load", image_shape=(3, 224, 224),
         summary="image files in train/<class>/ and val/<class>/ (the test set), such as ImageNet's",
-        source="Russakovsky et al. 2015, arXiv:1409.0575"),
+        source="Russakovsky et al. 2015, arXiv:1409.0575", version=2),
     # Augmentation.
     Row(kind="augment", name="none", target="ablate.data.augment:identity", summary="no augmentation"),
     Row(kind="augment", name="crop_flip", target="ablate.data.augment:crop_flip",

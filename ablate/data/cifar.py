@@ -28,7 +28,7 @@ def load_cifar10(folders: DataFolders) -> RawImages:
     Raises:
         DataError: The files are nowhere and the download failed, or a file is damaged.
     """
-    return _load(folders, torchvision.datasets.CIFAR10, "cifar10", "CIFAR-10", "label")
+    return _load(folders, torchvision.datasets.CIFAR10, "cifar10", "CIFAR-10", "label", 10)
 
 
 def load_cifar100(folders: DataFolders) -> RawImages:
@@ -39,33 +39,37 @@ def load_cifar100(folders: DataFolders) -> RawImages:
     Raises:
         DataError: The files are nowhere and the download failed, or a file is damaged.
     """
-    return _load(folders, torchvision.datasets.CIFAR100, "cifar100", "CIFAR-100", "fine_label")
+    return _load(folders, torchvision.datasets.CIFAR100, "cifar100", "CIFAR-100", "fine_label", 100)
 
 
-def _load(folders: DataFolders, source: Any, dataset: str, title: str, label_column: str) -> RawImages:
+def _load(
+    folders: DataFolders, source: Any, dataset: str, title: str, label_column: str, num_classes: int
+) -> RawImages:
     for folder in folders.candidates(dataset):
         if (folder / source.base_folder).is_dir():
-            return _read_torchvision(folder, source, title)
+            return _read_torchvision(folder, source, title, num_classes)
         # A shared folder is not searched to any depth: the files of another data set may lie below it. plain_text is
         # the folder's name at Hugging Face.
         patterns = ("**/*.parquet",) if folder.name == dataset else ("*.parquet", "plain_text/*.parquet")
         found = find_parquet([(folder, pattern) for pattern in patterns])
         if found:
-            train, test = (read_parquet(paths, label_column=label_column, size=SIZE) for paths in found)
-            return RawImages(train, test)
+            train, test = (
+                read_parquet(paths, label_column=label_column, num_classes=num_classes, size=SIZE) for paths in found
+            )
+            return RawImages(train, test, num_classes=num_classes)
     folders.download(
         lambda: source(folders.cache, download=True),
         dataset=dataset,
         title=title,
         files=f"{source.base_folder}, or the Parquet files train-*.parquet and test-*.parquet,",
     )
-    return _read_torchvision(folders.cache, source, title)
+    return _read_torchvision(folders.cache, source, title, num_classes)
 
 
-def _read_torchvision(root: Path, source: Any, title: str) -> RawImages:
+def _read_torchvision(root: Path, source: Any, title: str, num_classes: int) -> RawImages:
     """Read torchvision's pickled batches; torchvision checks their MD5 sums before it unpickles them."""
     train, test = (_read_part(root, source, title, train=train) for train in (True, False))
-    return RawImages(train, test)
+    return RawImages(train, test, num_classes=num_classes)
 
 
 def _read_part(root: Path, source: Any, title: str, *, train: bool) -> Split:

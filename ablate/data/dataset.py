@@ -97,12 +97,16 @@ class RawImages:
     """What a loader returns: the official training and test images, whole and in the official order.
 
     Where `test` is None, a fifth of `train` becomes the test set. `num_val` is the number of validation images that
-    are held out of `train` unless the configuration asks for another number.
+    are held out of `train` unless the configuration asks for another number. Labels count from 0 to `num_classes` - 1
+    without gaps; None takes the largest training label. `class_names` are what messages call the classes, in the order
+    of the labels; empty leaves them their numbers.
     """
 
     train: Images
     test: Images | None
     num_val: int = 5_000
+    num_classes: int | None = None
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class Dataset:
 
     mean, std: (channels,), float32, of the training images divided by 255; std is at least 1/255.
     digest: 16 hex digits over the images and labels of the three splits.
+    class_names: what messages call the classes; empty leaves them their numbers.
     """
 
     name: str
@@ -121,6 +126,7 @@ class Dataset:
     mean: torch.Tensor
     std: torch.Tensor
     digest: str
+    class_names: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

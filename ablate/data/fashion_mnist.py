@@ -25,6 +25,8 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 RAW = Path("FashionMNIST", "raw")
 """Where torchvision puts the files, below its root folder."""
 
+NUM_CLASSES = 10
+
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
@@ -50,7 +52,8 @@ def load(folders: DataFolders) -> RawImages:
         if found is None:
             raise DataError(f"the download of Fashion-MNIST left no complete set of files in {folders.cache / RAW}")
     train_images, train_labels, test_images, test_labels = found
-    return RawImages(_read_split(train_images, train_labels), _read_split(test_images, test_labels))
+    train, test = _read_split(train_images, train_labels), _read_split(test_images, test_labels)
+    return RawImages(train, test, num_classes=NUM_CLASSES)
 
 
 def _find(folders: DataFolders) -> list[Path] | None:

@@ -3,6 +3,8 @@
     train/<class>/<image>    the training images, of which the validation images are held out
     val/<class>/<image>      the test images, as everyone uses ImageNet's official validation images
 
+Names that begin with a dot are no data.
+
 Source: Russakovsky et al. 2015, arXiv:1409.0575 (ImageNet); torchvision.datasets.ImageFolder (layout).
 
 torchvision takes more than a second to import, so it is imported where such files are read.
@@ -22,7 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ablate.data.augment import random_resized_crop, resized_crop_flip
 from ablate.data.dataset import Augment, Batch, RawImages
+from ablate.data.decode import to_rgb
 from ablate.data.folders import DataFolders
+from ablate.data.listing import list_classes, list_images
 from ablate.errors import DataError
 
 DEFAULT_SIZE = 224
@@ -34,6 +38,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 VAL_SHARE = 25
 """One of this many training images is held out for validation: about as many as ImageNet has test images."""
+SMALL_VAL_SHARE, ENOUGH_VAL = 5, 100
+"""Of small folders one of 5, until one image is worth no more than a point."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ class ImageFiles:
                 num_bytes = os.stat(os.path.join(self.root, path)).st_size
             except OSError as error:
                 raise DataError(f"cannot read {path}: {error.strerror}") from None
-            yield f"{path}\0{num_bytes}\0{label}\n".encode()
+            # What the folder holds, whatever encoding the terminal has; names need not be text.
+            yield os.fsencode(path) + f"\0{num_bytes}\0{label}\n".encode()
 
     def fields(self) -> dict[str, Any]:
         """Return what the prepared file holds, in plain values."""
@@ -132,7 +139,7 @@ class _Decoder(Dataset[Batch]):
         path = os.path.join(files.root, files.paths[index])
         try:
             with Image.open(path) as file:
-                image: torch.Tensor = pil_to_tensor(file.convert("RGB"))
+                image: torch.Tensor = pil_to_tensor(to_rgb(file))
         except Exception as error:  # Pillow raises what its decoders raise, and its own error for images too large
             raise DataError(f"cannot decode {path}: {error}") from None
         if seed is None:
@@ -180,21 +187,21 @@ def load(folders: DataFolders) -> RawImages:
 
 
 def _read(root: Path) -> RawImages:
-    from torchvision.datasets import ImageFolder
-
     try:
-        train, test = (ImageFolder(root / part) for part in ("train", "val"))
-    except (FileNotFoundError, OSError) as error:
+        classes, of_test = (list_classes(root / part) for part in ("train", "val"))
+    except DataError as error:
         raise DataError(f"{root} must have train/<class>/<image> and val/<class>/<image>: {error}") from None
-    if train.classes != test.classes:
-        differ = sorted(set(train.classes) ^ set(test.classes))
+    if classes != of_test:
+        differ = sorted(set(classes) ^ set(of_test))
         raise DataError(f"{root}/train and {root}/val must have the same classes, but only one has {differ[0]}")
-    files = [
-        ImageFiles(
-            str(root),
-            tuple(os.path.relpath(path, root) for path, _ in part.samples),
-            torch.tensor([label for _, label in part.samples], dtype=torch.int64),
-        )
-        for part in (train, test)
-    ]
-    return RawImages(files[0], files[1], num_val=max(len(train.classes), len(files[0]) // VAL_SHARE))
+    train, test = (_files(root, part, classes) for part in ("train", "val"))
+    num_val = max(len(classes), len(train) // VAL_SHARE, min(len(train) // SMALL_VAL_SHARE, ENOUGH_VAL))
+    return RawImages(train, test, num_val=num_val, num_classes=len(classes), class_names=tuple(classes))
+
+
+def _files(root: Path, part: str, classes: list[str]) -> ImageFiles:
+    found = [list_images(root / part / name, root) for name in classes]
+    labels = [label for label, paths in enumerate(found) for _ in paths]
+    return ImageFiles(
+        str(root), tuple(path for paths in found for path in paths), torch.tensor(labels, dtype=torch.int64)
+    )

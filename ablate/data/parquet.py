@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from ablate.data.dataset import Split
+from ablate.data.decode import to_rgb
+from ablate.data.listing import is_hidden, shown_name
 from ablate.errors import DataError
 
 IMAGE_COLUMNS = ("img", "image")
@@ -26,7 +28,7 @@ def find_parquet(places: Sequence[tuple[Path, str]]) -> tuple[list[Path], list[P
         DataError: There are train files but no test files, or the other way round.
     """
     for folder, pattern in places:
-        paths = sorted(folder.glob(pattern))
+        paths = sorted(path for path in folder.glob(pattern) if not is_hidden(path, folder))
         train = [path for path in paths if "train" in path.name]
         test = [path for path in paths if "test" in path.name and "train" not in path.name]
         if train and test:
@@ -37,20 +39,21 @@ def find_parquet(places: Sequence[tuple[Path, str]]) -> tuple[list[Path], list[P
     return None
 
 
-def read_parquet(paths: Sequence[Path], *, label_column: str, size: int) -> Split:
+def read_parquet(paths: Sequence[Path], *, label_column: str, size: int, num_classes: int = 2**63) -> Split:
     """Return the images of all files in order, decoded to RGB: (num, 3, size, size).
 
-    The column `img` or `image` is a struct with the encoded image in `bytes`; `label_column` holds integers.
+    The column `img` or `image` is a struct with the encoded image in `bytes` and, in `path`, its name if it has one;
+    `label_column` holds integers in [0, num_classes).
 
     Raises:
         DataError: A file is damaged, empty or lacks a column, or an image or label is not what it should be; the text
-            names the file and the row, which counts from 0.
+            names the file, the row, which counts from 0, and the image.
     """
-    parts = [_read_file(path, label_column, size) for path in paths]
+    parts = [_read_file(path, label_column, num_classes, size) for path in paths]
     return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
-def _read_file(path: Path, label_column: str, size: int) -> Split:
+def _read_file(path: Path, label_column: str, num_classes: int, size: int) -> Split:
     # ParquetFile reads this one file; read_table would also take columns from the names of its folders.
     try:
         with pq.ParquetFile(path) as file:
@@ -68,15 +71,17 @@ def _read_file(path: Path, label_column: str, size: int) -> Split:
     if table.num_rows == 0:
         raise DataError(f"{path} has no rows")
     pixels = np.empty((table.num_rows, size, size, 3), np.uint8)
-    for row, content in enumerate(pc.struct_field(table.column(image_column), "bytes")):
+    encoded = table.column(image_column)
+    for row, content in enumerate(pc.struct_field(encoded, "bytes")):
         try:
             pixels[row] = _decode(content.as_py(), size)
         except Exception as error:  # Pillow raises what its decoders raise, and its own error for images too large
-            raise DataError(f"{path}, row {row}: no {size}×{size} image: {error}") from error
+            raise DataError(f"{path}, {_place(encoded, row)}: no {size}×{size} image: {error}") from error
     labels = table.column(label_column).to_pylist()
     for row, label in enumerate(labels):
-        if label is None or label < 0:
-            raise DataError(f"{path}, row {row}: {label_column} must be an integer >= 0, but is {label}")
+        if label is None or not 0 <= label < num_classes:
+            rule = f"<= {num_classes - 1}" if label is not None and label > 0 else ">= 0"
+            raise DataError(f"{path}, {_place(encoded, row)}: {label_column} must be an integer {rule}, but is {label}")
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return Split(images, torch.tensor(labels, dtype=torch.int64))
 
@@ -88,6 +93,12 @@ def _is_image(schema: pa.Schema, name: str) -> bool:
     return bool(pa.types.is_struct(type_) and type_.get_field_index("bytes") >= 0)
 
 
+def _place(images: pa.ChunkedArray, row: int) -> str:
+    """For example "row 3 (bird_07.png)"."""
+    name = (images[row].as_py() or {}).get("path")
+    return f"row {row} ({shown_name(name)})" if isinstance(name, str) and name else f"row {row}"
+
+
 def _decode(content: bytes | None, size: int) -> Image.Image:
     """Decode one image; raises a ValueError where it is missing or has another size, and whatever Pillow raises."""
     if content is None:
@@ -95,4 +106,4 @@ def _decode(content: bytes | None, size: int) -> Image.Image:
     with Image.open(io.BytesIO(content)) as image:
         if image.size != (size, size):
             raise ValueError(f"its size is {image.width}×{image.height}")
-        return image.convert("RGB")
+        return to_rgb(image)

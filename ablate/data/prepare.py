@@ -7,7 +7,8 @@ import hashlib
 import io
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from ablate.config import TrialConfig
 from ablate.data.dataset import Dataset, Images, RawImages, Split
 from ablate.data.folders import DataFolders
 from ablate.data.image_folder import DEFAULT_SIZE, MEAN, STD, ImageFiles
+from ablate.data.labels import absent_classes, check_labels
+from ablate.data.soundness import check_files
 from ablate.data.splits import split_images
 from ablate.data.tensors import read_tensors
 from ablate.errors import DataError
 from ablate.storage import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 """Version of the prepared file and of how it is made; raise it when either changes."""
 
 STD_FLOOR = 1 / 255
@@ -37,7 +40,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Where the prepared file of a data set lies and what is in it. `image_shape` is (channels, height, width)."""
+    """Where the prepared file of a data set lies and what is in it.
+
+    `image_shape` is (channels, height, width). `test_counts` are the test images of each class, in the order of the
+    labels. `absent` names the classes that have no validation or no test image.
+    """
 
     path: Path
     digest: str
@@ -47,6 +54,8 @@ class PreparedData:
     num_test: int
     num_classes: int
     image_shape: tuple[int, int, int]
+    test_counts: tuple[int, ...] = ()
+    absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def prepare(config: TrialConfig, cache: Path) -> PreparedData:
@@ -85,7 +94,7 @@ def load(path: Path) -> Dataset:
             raise DataError(f"{path} has format {content['format']}, but this version reads format {FORMAT}")
         train, val, test = (_read_part(content, part) for part in _PARTS)
         fields = {name: content[name] for name in ("name", "num_classes", "mean", "std", "digest")}
-        return Dataset(train=train, val=val, test=test, **fields)
+        return Dataset(train=train, val=val, test=test, class_names=tuple(content["class_names"]), **fields)
     except DataError:
         raise
     except Exception as error:
@@ -115,23 +124,32 @@ def _describe(path: Path, data: Dataset) -> PreparedData:
         num_test=len(data.test),
         num_classes=data.num_classes,
         image_shape=data.image_shape,
-    )
+        test_counts=tuple(_counts(data.test, data.num_classes)),
+        absent={part: names for part, split in (("validation", data.val), ("test", data.test))
+                if (names := tuple(absent_classes(split, data.num_classes, data.class_names)))},
+    )  # fmt: skip
+
+
+def _counts(split: Images, num_classes: int) -> list[int]:
+    return torch.bincount(split.labels, minlength=num_classes).tolist()
 
 
 def _make(config: TrialConfig, folders: DataFolders) -> Dataset:
     raw: RawImages = config.row("dataset").load()(folders)
-    num_classes = _check(config.dataset, raw)
+    _check_images(config.dataset, raw)
+    num_classes = check_labels(config.dataset, raw)
+    check_files(split for split in (raw.train, raw.test) if isinstance(split, ImageFiles))
     splits = split_images(config.dataset, raw, num_train=config.num_train, num_val=config.num_val)
     train, val, test = (_resized(split, config) for split in splits)
     mean, std = _statistics(train.images) if isinstance(train, Split) else (torch.tensor(MEAN), torch.tensor(STD))
     return Dataset(
         name=config.dataset, train=train, val=val, test=test, num_classes=num_classes,
-        mean=mean, std=std, digest=_digest(train, val, test),
+        mean=mean, std=std, digest=_digest(train, val, test), class_names=raw.class_names,
     )  # fmt: skip
 
 
-def _check(dataset: str, raw: RawImages) -> int:
-    """Return the number of classes, the largest training label plus one; refuse what is no labelled image set."""
+def _check_images(dataset: str, raw: RawImages) -> None:
+    """Refuse what is no labelled image set."""
     for part, split in (("training", raw.train), ("test", raw.test)):
         if not isinstance(split, Split):
             continue
@@ -146,14 +164,6 @@ def _check(dataset: str, raw: RawImages) -> int:
             raise DataError(f"the {part} part of the data set '{dataset}' needs one label an image, but {found}")
         if split.image_shape != raw.train.image_shape:
             raise DataError(f"training and test images of the data set '{dataset}' must have the same shape: {found}")
-    num_classes = int(raw.train.labels.max()) + 1
-    for split in (raw.train, raw.test):
-        if split is not None and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < num_classes:
-            raise DataError(
-                f"labels of the data set '{dataset}' must lie between 0 and {num_classes - 1}, the largest training "
-                f"label, but they reach from {int(split.labels.min())} to {int(split.labels.max())}"
-            )
-    return num_classes
 
 
 def _resized(split: Images, config: TrialConfig) -> Images:
@@ -207,6 +217,7 @@ def _save(path: Path, data: Dataset) -> None:
         "mean": data.mean,
         "std": data.std,
         "digest": data.digest,
+        "class_names": list(data.class_names),
     }
     for part in _PARTS:
         split: Images = getattr(data, part)

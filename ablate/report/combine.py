@@ -26,6 +26,11 @@ class Combined(Declaration):
         """Return how many confirm seeds the sweep of these levels gives a cell."""
         return next(part.num_seeds for part in self.parts if part.sweep == levels[AXIS])
 
+    def chance_of(self, levels: Mapping[str, str]) -> float:
+        """Return the chance accuracy of the sweep of these levels, in the metric of the table."""
+        part = next(part for part in self.parts if part.sweep == levels[AXIS])
+        return dataclasses.replace(part, report=self.report).chance_accuracy
+
     @property
     def num_trials(self) -> int:
         """How many trials the sweeps ask for together."""

@@ -145,8 +145,9 @@ def set_levels(axes: Any, positions: list[float], labels: list[str]) -> None:
 
 
 def draw_chance(axes: Any, declaration: Declaration) -> None:
-    """Draw the accuracy of guessing as a line."""
-    axes.axhline(100 * declaration.chance_accuracy, color="#777777", linestyle=":", linewidth=1.1, label="chance")
+    """Draw the accuracy of the best constant answer as a line; sweeps on different data have one each."""
+    for chance in declaration.chances:
+        axes.axhline(100 * chance, color="#777777", linestyle=":", linewidth=1.1, label="chance")
 
 
 def draw_legend(figure: Figure, *panels: Any) -> None:

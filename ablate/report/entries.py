@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from ablate.declaration import CellTrials, Declaration
 from ablate.errors import UsageError, choices_text
 from ablate.ledger import TrialRecord
-from ablate.report.statistics import COLLAPSED, Estimate, estimate, paired_difference
+from ablate.report.statistics import Estimate, estimate, near_chance, paired_difference
 
-NEAR_CHANCE = COLLAPSED
-"""A mean at most this far above chance is called near chance."""
 LONG = {"val": "validation", "train": "training"}
 
 
@@ -65,7 +63,7 @@ class Entry:
 
     def is_near_chance(self, chance: float) -> bool:
         """Whether the mean is at chance or hardly above."""
-        return self.is_settled and self.estimate.mean is not None and self.estimate.mean <= chance + NEAR_CHANCE
+        return self.is_settled and self.estimate.mean is not None and self.estimate.mean <= near_chance(chance)
 
     def includes_chance(self, chance: float) -> bool:
         """Whether chance lies in the interval."""
@@ -121,7 +119,7 @@ def finished(cells: list[CellTrials]) -> list[TrialRecord]:
 
 def entry(declaration: Declaration, cell: CellTrials) -> Entry:
     """Return what one cell measured, without its difference to the baseline."""
-    chance, metric = declaration.chance_accuracy, declaration.metric
+    chance, metric = declaration.chance_of(cell.cell.levels), declaration.metric
     records = [record for _, record in cell.confirm if record is not None]
     by_seed = {}
     for record in records:

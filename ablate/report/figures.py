@@ -16,6 +16,7 @@ from ablate.report.drawing import STYLE, draw_chance, draw_legend, named_rows, p
 from ablate.report.drawing import style as style_of
 from ablate.report.entries import Entry, metric_label
 from ablate.report.grid import Grid, Levels
+from ablate.report.text import chance_number
 
 MARK_SIZES = (4.0, 10.0)
 """Of the first and the last row, in points, where the size tells the row."""
@@ -39,14 +40,16 @@ def accuracy_by_row(declaration: Declaration, grid: Grid) -> Figure:
             x, labels = _positions(rows)
             for number, column in enumerate(grid.columns):
                 _draw_column(axes, grid, rows, x, column, number)
-            if lowest < CHANCE_IN_VIEW:
-                draw_chance(axes, declaration)
             set_levels(axes, x, labels)
             axes.set_xlabel(grid.row_axes[-1] if grid.row_axes else "")
             axes.set_title(" · ".join(group), loc="left", fontsize=10)
         found[0].set_ylabel(f"{metric_label(declaration)} (%)")
-        if lowest >= CHANCE_IN_VIEW:
-            figure.supxlabel(f"chance ({100 * declaration.chance_accuracy:.1f}%) is below this range", fontsize=8)
+        floor = min(axes.get_ylim()[0] for axes in found)
+        if lowest < CHANCE_IN_VIEW or 100 * declaration.chances[-1] >= floor:
+            for axes in found:
+                draw_chance(axes, declaration)
+        else:
+            figure.supxlabel(f"chance ({chance_number(declaration)}) is below this range", fontsize=8)
         draw_legend(figure, found[0])
     return figure
 
@@ -171,7 +174,7 @@ def _train_errors(entry: Entry, declaration: Declaration) -> list[float]:
         if record is None or record.state == "failed":
             continue
         if record.state == "diverged":
-            errors.append(1 - declaration.chance_accuracy)
+            errors.append(1 - declaration.chance_of(entry.levels))
         else:
             metrics = record.metrics
             last = [metrics["train_accuracy"]] if "train_accuracy" in metrics else []

@@ -6,11 +6,11 @@ import dataclasses
 from collections import Counter
 from collections.abc import Container
 
-from ablate.declaration import CellTrials, Declaration, DeclaredCell
-from ablate.report.combine import unlike
+from ablate.declaration import CellTrials, Declaration, DeclaredCell, data_notices, tie_notices
+from ablate.report.combine import Combined, unlike
 from ablate.report.entries import finished, tune_counts
 from ablate.report.grid import Grid, Levels
-from ablate.report.text import entry_text, listed, percent, redact, shared_n, signed
+from ablate.report.text import chance_number, entry_text, listed, percent, redact, shared_n, signed
 from ablate.report.tidy import file_name
 
 UNDEFINED = "cannot be tested"
@@ -23,10 +23,10 @@ def command(declaration: Declaration) -> str:
 
 def chance_notices(declaration: Declaration, grid: Grid) -> list[str]:
     """Return at most one paragraph, naming the entries that are near chance or whose interval includes it."""
-    chance = declaration.chance_accuracy
     near, wide = [], []
     for row, column in _places(grid):
         entry = grid.at[row, column]
+        chance = declaration.chance_of(entry.levels)
         if entry.is_near_chance(chance):
             near.append(f"{grid.place(row, column)} ({percent(entry.estimate.mean or 0.0)}%)")
         elif entry.includes_chance(chance):
@@ -34,9 +34,11 @@ def chance_notices(declaration: Declaration, grid: Grid) -> list[str]:
     sentences = []
     if near:
         verb, pronoun = ("is", "it") if len(near) == 1 else ("are", "they")
-        sentences.append(f"{listed(near)} {verb} near chance (chance is {percent(chance)}%): {pronoun} did not train.")
+        sentences.append(
+            f"{listed(near)} {verb} near chance (chance is {chance_number(declaration)}): {pronoun} did not train."
+        )
     if wide:
-        sentences.append(f"The interval of {listed(wide)} includes chance ({percent(chance)}%).")
+        sentences.append(f"The interval of {listed(wide)} includes chance ({chance_number(declaration)}).")
     text = " ".join(sentences)
     return [text[0].upper() + text[1:] if text.startswith("the ") else text] if text else []
 
@@ -44,7 +46,8 @@ def chance_notices(declaration: Declaration, grid: Grid) -> list[str]:
 def notices(declaration: Declaration, grid: Grid, cells: list[CellTrials]) -> list[str]:
     """Return all notices, the most important first."""
     found = [*chance_notices(declaration, grid), *unlike(declaration), *_unfinished(declaration, grid)]
-    return found + _failed(declaration, cells) + _diverged(declaration, cells) + _unequal_tuning(declaration, grid)
+    found += [*_failed(declaration, cells), *_diverged(declaration, cells), *_few_images(declaration, cells)]
+    return found + _unequal_tuning(declaration, grid)
 
 
 def answer(declaration: Declaration, grid: Grid) -> str:
@@ -135,8 +138,8 @@ def _diverged(declaration: Declaration, cells: list[CellTrials]) -> list[str]:
         return []
     confirm = sum(record.phase == "confirm" for record in diverged)
     text = f"{len(diverged)} of {len(finished(cells))} trials diverged, {confirm} of them while confirming."
-    chance = percent(declaration.chance_accuracy)
-    return [f"{text} A diverged seed counts as chance ({chance}%) in its entry." if confirm else text]
+    chance = chance_number(declaration)
+    return [f"{text} A diverged seed counts as chance ({chance}) in its entry." if confirm else text]
 
 
 def _unequal_tuning(declaration: Declaration, grid: Grid) -> list[str]:
@@ -167,6 +170,12 @@ def _unequal_tuning(declaration: Declaration, grid: Grid) -> list[str]:
         low, high = min(finished.values()), max(finished.values())
         found.append(f"Tuning was not equal: cells have between {low} and {high} tune trials that did not fail.")
     return found
+
+
+def _few_images(declaration: Declaration, cells: list[CellTrials]) -> list[str]:
+    parts = declaration.parts if isinstance(declaration, Combined) else [declaration]
+    found = [*dict.fromkeys(text for part in parts for text in data_notices(part)), *tie_notices(cells)]
+    return [redact(f"{text[0].upper()}{text[1:]}.") for text in found]
 
 
 def _max_epochs(cell: DeclaredCell) -> int | None:

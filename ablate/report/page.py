@@ -22,7 +22,7 @@ from ablate.report.grid import Grid
 from ablate.report.links import Links
 from ablate.report.published import NOTE, published_text
 from ablate.report.summary import best_settings
-from ablate.report.text import caption, first_line, percent, redact, value_text
+from ablate.report.text import caption, chance_text, first_line, percent, redact, value_text
 from ablate.report.tidy import provenance
 
 Rows = list[dict[str, Any]]
@@ -90,6 +90,7 @@ def page(
         appendix=appendix.sections(declaration, grid.entries),
         origins=[*appendix.origin_lines(cells), *filter(None, [appendix.regret_text(cells)])],
         command=notices.command(declaration),
+        chance=chance_text(declaration),
         report_command=report_command(declaration, layout),
     )
 

@@ -20,10 +20,10 @@ CONFIDENCE = 0.95
 ALPHA = 0.05
 MIN_BOOTSTRAP = 20
 """From this many seeds on the interval is a bootstrap; with fewer it covers too little."""
-COLLAPSED = 0.05
-"""A seed at most this far above chance has collapsed."""
-TRAINED = 0.2
-"""A seed more than this above chance has trained."""
+COLLAPSED, TRAINED = 0.05, 0.2
+"""A seed at most the first above chance has collapsed, one more than the second above it has trained."""
+NARROW_CHANCE = 0.5
+"""Above this chance both shrink with the room that is left: 97% is no collapse where one answer is right in 95%."""
 MAX_EXACT = 13
 """Up to this many seeds all 2^n signs are tried; beyond it 9,999 at random."""
 
@@ -95,11 +95,20 @@ def estimate(values: Iterable[float], num_diverged: int, chance: float) -> Estim
         chance: Accuracy of guessing, in [0, 1].
     """
     survivors = tuple(values)
-    num_collapsed = sum(value <= chance + COLLAPSED for value in survivors)
-    has_trained = any(value > chance + TRAINED for value in survivors)
+    num_collapsed = sum(value <= near_chance(chance) for value in survivors)
+    has_trained = any(value > _above(chance, TRAINED) for value in survivors)
     is_mixed = bool(survivors and num_diverged) or bool(num_collapsed and has_trained)
     everything = (*survivors, *[chance] * num_diverged)
     return _summarise(everything, num_diverged, 0.0, is_mixed=is_mixed, num_collapsed=num_collapsed)
+
+
+def near_chance(chance: float) -> float:
+    """Return the accuracy up to which a seed has collapsed."""
+    return _above(chance, COLLAPSED)
+
+
+def _above(chance: float, distance: float) -> float:
+    return chance + distance * min(1.0, (1 - chance) / (1 - NARROW_CHANCE))
 
 
 def paired_difference(

@@ -16,6 +16,7 @@ from ablate.report.published import NOTE, published_text
 from ablate.report.statistics import Estimate
 from ablate.report.text import (
     caption,
+    chance_note,
     difference_text,
     entry_text,
     hours_text,
@@ -103,7 +104,8 @@ def marks_note(grid: Grid) -> str:
 def notes(declaration: Declaration, grid: Grid) -> str:
     """Return the note under the table of entries."""
     estimates = [entry.estimate for entry in grid.entries]
-    return f"{interval_note(declaration, estimates)} {marks_note(grid)}".strip()
+    parts = [interval_note(declaration, estimates), chance_note(declaration, estimates), marks_note(grid)]
+    return " ".join(part for part in parts if part)
 
 
 def difference_notes(declaration: Declaration, grid: Grid) -> str:

@@ -138,6 +138,26 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
     return text
 
 
+def chance_text(declaration: Declaration) -> str:
+    """For example "10.3%, the most frequent class's share of the test images"."""
+    return f"{_chances(declaration)}, {declaration.chance_meaning}"
+
+
+def chance_number(declaration: Declaration) -> str:
+    """Return the same; where it is one in so many classes, as a reader expects, the number alone."""
+    return chance_text(declaration) if declaration.data.get("test_counts") else _chances(declaration)
+
+
+def chance_note(declaration: Declaration, estimates: Iterable[Estimate]) -> str:
+    """Return what chance is where a table's entries speak of it or count with it; else ""."""
+    speaks = any(each.num_diverged or each.num_collapsed for each in estimates)
+    return f"Chance is {chance_text(declaration)}." if speaks else ""
+
+
+def _chances(declaration: Declaration) -> str:
+    return " and ".join(f"{percent(chance)}%" for chance in declaration.chances)
+
+
 def caption(declaration: Declaration, entries: list[Entry]) -> str:
     """Return the table's title, with n where all entries share it."""
     n = shared_n([entry.estimate for entry in entries if entry.is_settled])

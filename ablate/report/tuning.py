@@ -51,7 +51,7 @@ def expected_best_figure(declaration: Declaration, grid: Grid) -> Figure | None:
 
 def _accuracies(entry: Entry, declaration: Declaration) -> list[float]:
     """Return each tune trial's validation accuracy: diverged at chance, pruned as far as it came."""
-    chance = declaration.chance_accuracy
+    chance = declaration.chance_of(entry.levels)
     return [
         record.metrics.get("val_accuracy", chance) if record.state != "diverged" else chance
         for _, record in entry.trials.tune

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ablate.config import TrialConfig
-from ablate.declaration import CellTrials, collect, sweeps
+from ablate.declaration import CellTrials, collect, sweeps, tie_notices
 from ablate.ledger import Ledger
 from ablate.places import Place
 from ablate.provenance import library_versions
@@ -48,6 +48,7 @@ def estimate(plan: Plan, *, jobs: int, device: str, with_probe: bool) -> dict[st
         "in_ledger": sum(finished.values()),
         "startup_trials": _startup(plan),
         "power": _power(plan, cells),
+        "ties": tie_notices(cells),
         "disk_mib": _disk_mib(plan),
         "time": None,
     }
@@ -99,7 +100,7 @@ def lines(content: dict[str, Any], plan: Plan) -> list[str]:
         )
         found.append(f"memory: about {content['memory_mib']:.0f} MiB a trial")
     found.append(f"disk: about {math.ceil(content['disk_mib'])} MiB")
-    found += power["lines"]
+    found += [*power["lines"], *(f"warning: {text}" for text in content["ties"])]
     num, asked = content["in_ledger"], plan.declaration.num_trials
     others = [sweep for sweep in sweeps(plan.out) if sweep != plan.declaration.sweep]
     more = "; those that another sweep has run are found when they are proposed" if others and num < asked else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ablate.config import ConfigError, TrialConfig, resolve
 from ablate.data.prepare import PreparedData, prepare
-from ablate.declaration import Declaration, DeclaredCell, SweepFolder, public_file
+from ablate.declaration import Declaration, DeclaredCell, SweepFolder, data_notices, public_file
 from ablate.errors import DataError, UsageError
 from ablate.places import Place, local_view
 from ablate.processes import num_cpus
@@ -62,6 +62,7 @@ class Plan:
             "confirm_seeds": declaration.num_seeds,
             "cells": [{"levels": cell.levels, "tuned": cell.tuned} for cell in declaration.cells],
             "data": declaration.data,
+            "chance": declaration.chance_accuracy,
             "warnings": self.warnings(),
         }
 
@@ -76,7 +77,8 @@ class Plan:
             f"{declaration.trials_per_cell} tune trials and "
             f"{declaration.num_seeds} confirm seeds: {declaration.num_trials} trials",
             f"data: {data['dataset']} {shape}, {data['num_train']} training, {data['num_val']} validation and "
-            f"{data['num_test']} test images",
+            f"{data['num_test']} test images; chance is {100 * declaration.chance_accuracy:.1f}%, "
+            f"{declaration.chance_meaning}",
             *(f"warning: {warning}" for warning in self.warnings()),
         ]
 
@@ -85,8 +87,8 @@ class Plan:
         return [f"{cell.name or 'the cell'}: {', '.join(cell.tuned) or 'nothing'}" for cell in self.declaration.cells]
 
     def warnings(self) -> list[str]:
-        """Return what the author should know before the first trial: where cells are not treated alike."""
-        return [*self._uneven_epochs(), *self._uneven_dimensions()]
+        """Return what the author should know before the first trial: too few images, cells not treated alike."""
+        return [*data_notices(self.declaration), *self._uneven_epochs(), *self._uneven_dimensions()]
 
     def _uneven_epochs(self) -> list[str]:
         columns = self.spec.report.columns
@@ -227,6 +229,8 @@ def _declaration(
             "num_test": first.num_test,
             "num_classes": first.num_classes,
             "image_shape": list(first.image_shape),
+            **({"test_counts": list(first.test_counts)} if first.test_counts else {}),
+            **({"absent": absent} if (absent := _absent(data)) else {}),
         },
         file=public_file(str(spec.path)),
         overrides=list(overrides),
@@ -237,6 +241,14 @@ def _declaration(
         components={arm: list(on) for arm, on in spec.components.items()},
         claims=frozen_claims(spec, cells, folder),
     )
+
+
+def _absent(data: list[PreparedData]) -> dict[str, list[str]]:
+    """Return {part: classes without an image in it} over all cells."""
+    found: dict[str, list[str]] = {}
+    for part, names in (entry for prepared in data for entry in prepared.absent.items()):
+        found[part] = list(dict.fromkeys([*found.get(part, []), *names]))
+    return found
 
 
 def _plain(content: Any) -> Any:
