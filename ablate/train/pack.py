@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -149,7 +150,10 @@ class Pack:
             splits["test"] = self.dataset.test
         for name, split in splits.items():
             if name == "test":
-                metrics["test_loss"], metrics["test_accuracy"] = member.trainer.evaluate(split)
+                test_loss, metrics["test_accuracy"] = member.trainer.evaluate(split)
+                # The ledger takes a NaN for damage, unless the validation images ended so too.
+                if not math.isnan(test_loss) or math.isnan(metrics["val_loss"]):
+                    metrics["test_loss"] = test_loss
             metrics[f"{name}_accuracy_batch_statistics"] = member.trainer.evaluate(split, True)[1]
         member.trainer.progress.duration_s += time.perf_counter() - started
         if self.weights and is_confirmed:
