@@ -220,7 +220,7 @@ def status(sweep: str | None, out: Place, as_json: bool) -> None:
 
     folder = SweepFolder(out, find_sweep(sweep, out))
     declaration = folder.read_declaration()
-    cells = collect(declaration, folder.read_proposals(), Ledger(out))
+    cells = collect(declaration, folder.read_proposals(), Ledger(out, is_read_only=True))
     content = status(declaration, cells, is_running=is_locked(folder.path / "lock"))
     if as_json:
         click.echo(json.dumps(content, indent=1))

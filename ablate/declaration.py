@@ -13,10 +13,12 @@ Beside the ledger's folders, ledger/latest_sweep names the sweep that was declar
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import logging
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +27,7 @@ from ablate.config import as_read
 from ablate.errors import DamagedError, UsageError, choices_text
 from ablate.ledger import Ledger, TrialRecord
 from ablate.places import Place
-from ablate.storage import append_line, read_lines, write_atomically
+from ablate.storage import Lines, OddFileError, listed, read_file, write_atomically
 
 SCHEMA_VERSION = 2
 """1: without `space` of a cell, `runner_up`, `audit`, `design` and `components`."""
@@ -39,6 +41,7 @@ EXTRA_PHASES = ("runner_up", "audit")
 LATEST = "ledger/latest_sweep"
 MLFLOW_RUNS = "mlflow_runs.json"
 """File in a sweep's folder with the ids of its experiment and its cells' runs, written by the mirror."""
+log = logging.getLogger(__name__)
 
 
 def public_file(path: str) -> str:
@@ -240,6 +243,11 @@ class Proposal:
 
     __pydantic_config__ = STRICT
 
+    @property
+    def recorded_phase(self) -> str:
+        """The phase in its record: a trial beside the table is run like one of the table."""
+        return {"runner_up": "confirm", "audit": "tune"}.get(self.phase, self.phase)
+
 
 @dataclass(frozen=True)
 class CellTrials:
@@ -321,8 +329,9 @@ class SweepFolder:
         """Return the present declaration.
 
         Raises:
-            DamagedError: It cannot be read.
+            DamagedError: It is damaged.
             UsageError: There is none, or a newer version wrote it.
+            OSError: It cannot be read.
         """
         file = self.path / "declaration.json"
         if not SWEEP_ID.fullmatch(self.sweep) or not file.exists():
@@ -333,13 +342,13 @@ class SweepFolder:
                 else f"no sweep in {self.out} yet. Run: python cli.py sweep FILE --out {self.out}"
             )
         try:
-            content = file.read_bytes()
+            content = read_file(file)
             if json.loads(content)["schema_version"] > SCHEMA_VERSION:
                 raise UsageError(f"cannot read {file}: it was written by a newer version")
             declaration = from_json(Declaration, content)
             declaration.check()
             cells = [dataclasses.replace(cell, settings=_as_read(cell)) for cell in declaration.cells]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OddFileError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"cannot read {file}: {' '.join(str(error).split())[:500]}") from None
         return dataclasses.replace(declaration, cells=cells)
 
@@ -358,14 +367,18 @@ class SweepFolder:
         except DamagedError as error:
             Ledger(self.out).set_aside(self.path / "declaration.json", str(error))
 
+    @functools.cached_property
+    def _proposals(self) -> Lines:
+        return Lines(self.path / "proposals.jsonl")
+
     def append_proposal(self, proposal: Proposal) -> None:
         """Record a proposal; it is on the disk when this returns."""
-        append_line(self.path / "proposals.jsonl", dataclasses.asdict(proposal))
+        self._proposals.append(dataclasses.asdict(proposal))
 
     def read_proposals(self) -> list[Proposal]:
         """Return all proposals, in order; lines that a crash cut off are left out."""
         proposals = []
-        for line in read_lines(self.path / "proposals.jsonl"):
+        for line in self._proposals.read():
             try:
                 proposal = from_plain(Proposal, line)
             except ValueError:
@@ -429,10 +442,19 @@ def tie_notices(cells: list[CellTrials]) -> list[str]:
 
 def sweeps(out: Place) -> list[str]:
     """Return the ids of all sweeps in an output folder in order of their names, the one declared last at the end."""
-    names = sorted(file.parent.name for file in out.glob("*/declaration.json"))
-    latest = out / LATEST
-    last = latest.read_text() if latest.exists() else ""
+    names = sorted(file.parent.name for file in listed(out, "*/declaration.json"))
+    last = _latest(out / LATEST)
     return sorted(names, key=lambda name: name == last)
+
+
+def _latest(file: Place) -> str:
+    try:
+        return read_file(file).decode()
+    except FileNotFoundError:
+        return ""
+    except (OddFileError, UnicodeDecodeError):
+        log.warning("%s is damaged: which sweep was declared last is not known, until the next one is", file)
+        return ""
 
 
 def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger) -> list[CellTrials]:
@@ -447,10 +469,8 @@ def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger)
         numbers = range(declaration.trials_per_cell)
         tune = [p for number in numbers if (p := latest.get((cell.key, "tune", number))) is not None]
         found.append(CellTrials(cell, [(p, None) for p in tune], []))
-    # Curves are most of what a ledger holds, and those of most tune trials are shown nowhere.
-    tuned = ledger.read_all(
-        ((p.key, t.cell.key) for t in found for p, _ in t.tune), declaration.sweep, with_curves=False
-    )
+    # Curves take the most memory, and those of most tune trials are shown nowhere.
+    tuned = _records(ledger, declaration, ((t, p) for t in found for p, _ in t.tune), with_curves=False)
     for trials in found:
         trials.tune[:] = [(p, tuned.get((p.key, trials.cell.key))) for p, _ in trials.tune]
         winner = trials.winner()
@@ -460,14 +480,19 @@ def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger)
                 if proposal is not None and proposal.settings == winner.settings:
                     trials.confirm.append((proposal, None))
             trials.extra.extend(_extra(declaration, trials, latest, ledger))
-    winners = [(winner.key, t.cell.key) for t in found if (winner := t.winner()) is not None]
-    confirmed = ledger.read_all(
-        [*winners, *((p.key, t.cell.key) for t in found for p, _ in t.confirm)], declaration.sweep
-    )
+    winners = [(t, winner) for t in found if (winner := t.winner()) is not None]
+    confirmed = _records(ledger, declaration, [*winners, *((t, p) for t in found for p, _ in t.confirm)])
     for trials in found:
         trials.tune[:] = [(p, confirmed.get((p.key, trials.cell.key), record)) for p, record in trials.tune]
         trials.confirm[:] = [(p, confirmed.get((p.key, trials.cell.key))) for p, _ in trials.confirm]
     return found
+
+
+def _records(
+    ledger: Ledger, declaration: Declaration, asked: Iterable[tuple[CellTrials, Proposal]], *, with_curves: bool = True
+) -> dict[tuple[str, str], TrialRecord]:
+    trials = {(proposal.key, of.cell.key): proposal for of, proposal in asked}
+    return ledger.read_all(trials, declaration.sweep, trials=trials, with_curves=with_curves)
 
 
 def _extra(
@@ -480,7 +505,7 @@ def _extra(
         asked |= {("runner_up", replicate): second.settings for replicate in range(declaration.num_seeds)}
     proposals = [latest.get((cell, phase, number)) for phase, number in asked]
     return [
-        (p, ledger.read(p.key, ""))
+        (p, ledger.read(p.key, "", trial=p))
         for p in proposals
         if p is not None and p.settings == asked[p.phase, p.number]
     ]  # fmt: skip

@@ -30,6 +30,10 @@ class DamagedError(UsageError):
     """A file of ours cannot be read, although this version should."""
 
 
+class LedgerError(AblateError):
+    """A file of the ledger may be as it should be, but cannot be read here and now."""
+
+
 class DataError(UsageError):
     """A data set is missing or is not what it should be; `parameter` names the one that asks too much of it, if any."""
 

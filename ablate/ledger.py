@@ -5,36 +5,42 @@ Layout under the output folder:
     ledger/trials/ab/<key>.parquet                  complete and diverged trials: whoever needs them uses them
     ledger/trials/ab/<key>~<sweep>~<cell>.parquet   pruned and failed trials: they depend on the history of one cell
     ledger/layers/ab/<same name>.parquet            diagnostics of a trial, a row for each epoch and layer, if asked for
-    ledger/aside/                                   files that could not be read, moved here and never deleted
+    ledger/aside/                                   damaged files, moved here by `sweep` and never deleted
+
+Whether a file is a trial's record is judged here and nowhere else, so that all commands use the same records.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ablate.config import as_read
-from ablate.places import ObjectPath, Place
+from ablate.errors import LedgerError
+from ablate.places import Place
 from ablate.processes import map_in_two
-from ablate.storage import move, write_atomically
+from ablate.storage import OddFileError, listed, move, read_file, write_atomically
 
 SCHEMA_VERSION = 2
 """1: without `cell`; the files of pruned and failed trials are named <key>~<sweep>.parquet."""
 LAYERS_SCHEMA_VERSION = 1
 STATES = ("complete", "pruned", "diverged", "failed")
+PHASES = ("tune", "confirm")
 log = logging.getLogger(__name__)
 
 
@@ -87,6 +93,22 @@ class TrialRecord:
         return self.state in ("complete", "diverged")
 
 
+class Trial(Protocol):
+    """What a record is asked for: a proposal."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    @property
+    def recorded_phase(self) -> str: ...
+
+
 MAPS = ("rows", "metrics", "provenance")
 BATCH = 500
 """Files that are decoded in one go: bounds the memory."""
@@ -125,22 +147,108 @@ SCHEMA = pa.schema(
 )
 
 
+REQUIRED = (
+    "schema_version",
+    *(
+        each.name
+        for each in dataclasses.fields(TrialRecord)
+        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+    ),
+)
 UNREADABLE = (
     pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError,
-    MemoryError,
 )  # fmt: skip
-"""What reading a damaged or foreign file may raise."""
+"""What decoding a damaged or foreign file may raise. The bytes are there by then: an OSError is pyarrow's own."""
 
 
-def _source(path: Place) -> Any:
-    """Return what `_open` opens; an object is fetched here, because a store that fails says nothing about the file."""
-    return pa.BufferReader(path.read_bytes()) if isinstance(path, ObjectPath) else path
+class _DamagedError(ValueError):
+    """A file is not the record, or the table of layers, that its name promises."""
 
 
-def _open(source: Any) -> pq.ParquetFile:
+def _read(path: Place) -> bytes | None:
+    """Return a file's content, None where there is none.
+
+    Raises:
+        OSError: It cannot be read, which says nothing about what is in it.
+    """
+    try:
+        return read_file(path)
+    except FileNotFoundError:
+        return None
+    except OddFileError as error:
+        raise _DamagedError(str(error)) from None
+    except MemoryError:
+        raise LedgerError(f"cannot read {path}: not enough memory") from None
+
+
+def _open(content: bytes) -> pq.ParquetFile:
     # A file of one row is read faster in one piece.
-    content = pa.BufferReader(source.read_bytes()) if isinstance(source, Path) else source
-    return pq.ParquetFile(content, page_checksum_verification=True, pre_buffer=False)
+    return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
+
+
+@contextlib.contextmanager
+def _decoding(path: Place) -> Iterator[None]:
+    """Turn whatever decoding raises into a _DamagedError, but for what this machine lacks."""
+    try:
+        yield
+    except MemoryError as error:
+        raise LedgerError(f"cannot read {path}: not enough memory ({_line(error)})") from None
+    except UNREADABLE as error:
+        raise _DamagedError(_line(error)) from None
+
+
+def _line(error: BaseException) -> str:
+    """Return an error in one line without control characters, which a damaged file may have brought into it."""
+    text = str(error).partition("\n")[0] or type(error).__name__
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _check_version(path: Place, version: int, newest: int) -> None:
+    """Raise a LedgerError where a newer program wrote a file: it is as it should be, but not for this one."""
+    if version > newest:
+        raise LedgerError(
+            f"cannot read {path}: its schema version {version} is newer than {newest}, which this program reads; "
+            "update the program"
+        )
+
+
+def _version(content: bytes) -> int:
+    """Return the schema version of a file that cannot be read otherwise, 0 where it has none."""
+    try:
+        (batch, *_) = _open(content).iter_batches(batch_size=1, columns=["schema_version"], use_threads=False)
+        return int(batch.column(0)[0].as_py())
+    except (*UNREADABLE, MemoryError):
+        return 0
+
+
+def _read_row(path: Place) -> pa.Table | None:
+    """Return the row of a record's file; None where there is no file.
+
+    Raises:
+        _DamagedError: It is no row of the ledger's.
+        LedgerError: A newer program wrote it, or there is not enough memory.
+        OSError: It cannot be read.
+    """
+    content = _read(path)
+    if content is None:
+        return None
+    try:
+        with _decoding(path):
+            file = _open(content)
+            if file.metadata.num_rows != 1:
+                raise ValueError(f"it has {file.metadata.num_rows} rows instead of one")
+            table = file.read(use_threads=False)
+            version = table.column("schema_version")[0].as_py()
+            if not isinstance(version, int) or version < 1:
+                raise ValueError(f"there is no schema version {version}")
+            if version <= SCHEMA_VERSION:
+                _check_columns(table.schema)
+    except _DamagedError:
+        # What a newer program writes need not even be a table that this one can read.
+        _check_version(path, _version(content), SCHEMA_VERSION)
+        raise
+    _check_version(path, version, SCHEMA_VERSION)
+    return table
 
 
 def _write_table(path: Place, table: pa.Table) -> None:
@@ -161,10 +269,6 @@ def _to_table(record: TrialRecord) -> pa.Table:
     return pa.Table.from_pylist([row], schema=SCHEMA)
 
 
-def _from_table(table: pa.Table) -> TrialRecord:
-    return _from_rows(table)[0]
-
-
 LAYER_KEYS = {"epoch": pa.int32(), "position": pa.int32(), "layer": pa.string()}
 
 
@@ -175,55 +279,80 @@ def layers_table(columns: dict[str, list[Any]]) -> pa.Table:
     return pa.Table.from_pydict(columns, schema=schema)
 
 
-def _from_tables(tables: list[pa.Table]) -> list[TrialRecord]:
-    """Return one record a row; none if there is a row that this program cannot read."""
-    if not tables:
-        return []
-    try:
-        return _from_rows(pa.concat_tables(tables, promote_options="default"))
-    except UNREADABLE:
-        return []
-
-
 def _from_rows(table: pa.Table) -> list[TrialRecord]:
     """Return one record a row; a column that an older file lacks has its default."""
-    newest = max(table.column("schema_version").to_pylist(), default=0)
-    if newest > SCHEMA_VERSION:
-        raise ValueError(f"schema version {newest} is newer than {SCHEMA_VERSION}")
-    _check_columns(table.schema)
     curves = _read_curves(table.column("curves").combine_chunks()) if "curves" in table.column_names else None
     rows = table.drop_columns(["curves"]).to_pylist() if curves is not None else table.to_pylist()
     records = []
     for index, row in enumerate(rows):
-        del row["schema_version"]
         present = {name: value for name, value in row.items() if value is not None}
+        missing = [name for name in REQUIRED if name not in present]
+        if missing:
+            raise ValueError(f"it has no {missing[0]}")
+        del present["schema_version"]
         present["settings"] = json.loads(present["settings"])
         for name in MAPS:
             if name in present:
                 present[name] = dict(present[name])
         if curves is not None:
             present["curves"] = curves[index]
-        _check_values(present)
-        present["settings"] = as_read(present["settings"])
-        records.append(TrialRecord(**present))
+        record = TrialRecord(**present)
+        _check_values(record)
+        records.append(dataclasses.replace(record, settings=as_read(record.settings)))
     return records
 
 
 def _check_columns(schema: pa.Schema) -> None:
+    if schema.equals(SCHEMA):  # As nearly all are: much faster than column by column.
+        return
     for column in schema:
         if column.name not in SCHEMA.names or column.type != SCHEMA.field(column.name).type:
             raise ValueError(f"the column {column.name[:50]!r} of type {str(column.type)[:50]} is none of the ledger's")
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError("a column is there twice")
 
 
-def _check_values(row: dict[str, Any]) -> None:
+def _check_values(record: TrialRecord) -> None:
     """Check what the types of the columns leave open."""
-    if not isinstance(row["settings"], dict):
+    if record.state not in STATES or record.phase not in PHASES:
+        raise ValueError(f"there is no {record.state[:50]!r} {record.phase[:50]!r} trial")
+    if not isinstance(record.settings, dict):
         raise ValueError("the settings are no mapping")
-    if any(value is None for name in MAPS for value in row.get(name, {}).values()):
+    if any(value is None for name in MAPS for value in getattr(record, name).values()):
         raise ValueError("a value is missing")
-    accuracy = row.get("metrics", {}).get("val_accuracy")
-    if row.get("state") == "complete" and (accuracy is None or not math.isfinite(accuracy)):
-        raise ValueError(f"a complete trial needs a val_accuracy, but it is {accuracy}")
+    if not 0 <= record.duration_s < math.inf or record.num_epochs < 0:
+        raise ValueError(f"a trial cannot take {record.duration_s} s and {record.num_epochs} epochs")
+    needed = {"tune": ("val_accuracy",), "confirm": ("val_accuracy", "test_accuracy")}[record.phase]
+    for name in needed if record.state == "complete" else ():
+        value = record.metrics.get(name)
+        if value is None or not math.isfinite(value):
+            raise ValueError(f"a complete trial needs a {name}, but it is {value}")
+    _check_numbers(record)
+
+
+def _check_numbers(record: TrialRecord) -> None:
+    """Check that every accuracy lies in [0, 1], and that a loss is NaN only where the validation images' ended so."""
+    for name, numbers in [*((name, [number]) for name, number in record.metrics.items()), *record.curves.items()]:
+        # The comparison is false for NaN.
+        if "accuracy" in name and not all([0 <= number <= 1 for number in numbers]):
+            wrong = next(number for number in numbers if not 0 <= number <= 1)
+            raise ValueError(f"{name[:50]} is {wrong}, but an accuracy lies in [0, 1]")
+    for name, number in record.metrics.items():
+        curve = record.curves.get(name.replace("test_", "val_"), [])
+        if "loss" in name and math.isnan(number) and not (curve and math.isnan(curve[-1])):
+            raise ValueError(f"{name[:50]} is nan")
+
+
+def _check_layers(table: pa.Table, num_epochs: int) -> None:
+    for column in table.schema:
+        if column.type != LAYER_KEYS.get(column.name, pa.float32()):
+            raise ValueError(f"the column {column.name[:50]!r} has the type {str(column.type)[:50]}")
+    for name, low, high in (("epoch", 1, num_epochs), ("position", 0, table.num_rows - 1)):
+        numbers = table.column(name).to_pylist()
+        if any(number is None or not low <= number <= high for number in numbers):
+            raise ValueError(f"the column '{name}' must hold numbers from {low} to {high}")
+    if table.column("layer").null_count:
+        raise ValueError("a layer has no name")
 
 
 def _read_curves(column: Any) -> list[dict[str, list[float]]]:
@@ -238,25 +367,65 @@ def _read_curves(column: Any) -> list[dict[str, list[float]]]:
     return [dict(zip(names[start:end], lists[start:end], strict=True)) for start, end in pairwise(ends)]
 
 
-def _read_files(paths: list[Place], columns: list[str]) -> dict[str, TrialRecord]:
-    """Return the records that can be read, by the name of their file."""
+def _read_files(paths: list[Place], with_curves: bool) -> dict[str, TrialRecord]:
+    """Return the records that are what their names promise, by the name of their file."""
 
-    def read_tables(share: list[Place]) -> list[pa.Table]:
-        found = []
+    def read_rows(share: list[Place]) -> list[tuple[str, pa.Table]]:
+        rows = []
         for path in share:
-            source = _source(path)
-            try:
-                found.append(_open(source).read(columns=columns, use_threads=False))
-            except UNREADABLE:
-                continue
-        return found
+            with contextlib.suppress(_DamagedError):
+                row = _read_row(path)
+                if row is not None:
+                    rows.append((path.name, row))
+        return rows
 
     # A share for each thread: to hand the files out one by one takes half as long again.
     with ThreadPoolExecutor(READERS) as pool:
-        shares = pool.map(read_tables, [paths[start::READERS] for start in range(READERS)])
-        tables = [table for share in shares for table in share]
-    records = [record for record in _from_tables(tables) if record.state in STATES]
-    return {_file_name(record.key, record.sweep, record.cell): record for record in records}
+        shares = pool.map(read_rows, [paths[start::READERS] for start in range(READERS)])
+        rows = [row for share in shares for row in share]
+    records = {}
+    for name, record in _from_named_rows(rows):
+        if not _misnamed(record, name):
+            records[name] = record if with_curves else dataclasses.replace(record, curves={})
+    return records
+
+
+def _from_named_rows(rows: list[tuple[str, pa.Table]]) -> list[tuple[str, TrialRecord]]:
+    """Return the records of the rows that are ones, with their names: all in one go, or else each half by itself."""
+    if not rows:
+        return []
+    try:
+        table = pa.concat_tables([row for _, row in rows], promote_options="default")
+        return list(zip([name for name, _ in rows], _from_rows(table), strict=True))
+    except UNREADABLE:
+        half = len(rows) // 2
+        return [*_from_named_rows(rows[:half]), *_from_named_rows(rows[half:])] if half else []
+
+
+def _misnamed(record: TrialRecord, name: str) -> str:
+    """Return why a record is not the one that its file's name promises; "" where it is."""
+    if _file_name(record.key, record.sweep, record.cell) != name:
+        return f"it holds the trial {_file_name(record.key, record.sweep, record.cell)[:200]}"
+    if record.is_shared == ("~" in name):
+        return f"a {record.state} trial has another name"
+    return ""
+
+
+def _unasked(record: TrialRecord, trial: Trial | None) -> str:
+    """Return why a record is not of the trial that was proposed; "" where it is."""
+    if trial is None:
+        return ""
+    if record.fingerprint != trial.key.partition("-")[0]:
+        return f"its fingerprint is {record.fingerprint[:50]}"
+    if record.seed != trial.seed:
+        return f"its seed is {record.seed}, but {trial.seed} was proposed"
+    if record.phase != trial.recorded_phase:
+        return f"it is a {record.phase} trial, but a {trial.recorded_phase} trial was proposed"
+    if record.settings != trial.settings:
+        names = record.settings.keys() | trial.settings.keys()
+        differing = sorted(n for n in names if record.settings.get(n, ...) != trial.settings.get(n, ...))
+        return f"it has other settings than were proposed: {', '.join(differing)[:200]}"
+    return ""
 
 
 def _file_name(key: str, sweep: str = "", cell: str = "") -> str:
@@ -264,10 +433,16 @@ def _file_name(key: str, sweep: str = "", cell: str = "") -> str:
 
 
 class Ledger:
-    """The finished trials under one output folder."""
+    """The finished trials under one output folder.
 
-    def __init__(self, out: Place) -> None:
+    A damaged file counts as none, with a warning. It is moved to the folder `aside`, unless the ledger `is_read_only`:
+    commands that only look move nothing.
+    """
+
+    def __init__(self, out: Place, *, is_read_only: bool = False) -> None:
         self.root = out / "ledger"
+        self.is_read_only = is_read_only
+        self._told: set[Place] = set()
 
     def path(self, key: str, sweep: str = "", cell: str = "") -> Place:
         """Return where a trial's record lies, or would lie."""
@@ -280,98 +455,133 @@ class Ledger:
     def write(self, record: TrialRecord) -> Place:
         """Write a record; a shared one that is there already stays as it is. Returns its path."""
         path = self.path(record.key, record.sweep, record.cell)
-        if record.is_shared and path.exists():
+        if record.is_shared and path.exists() and self._read_file(path) is not None:
             return path
         if record.layers:  # Before the record, which says that the trial is finished.
             _write_table(self.layers_path(record.key, record.sweep, record.cell), layers_table(record.layers))
         _write_table(path, _to_table(record))
         return path
 
-    def read(self, key: str, sweep: str, cell: str = "") -> TrialRecord | None:
-        """Return what a cell of a sweep may use of a trial.
+    def read(self, key: str, sweep: str, cell: str = "", trial: Trial | None = None) -> TrialRecord | None:
+        """Return what a cell of a sweep may use of a trial; a record that is not of the `trial` proposed is damaged.
 
         A trial that was pruned in this cell stays pruned there, also when another sweep or an audit has run it to its
         end: what the sampler and the pruner learnt from it must not change. Else it is the shared record, else the
         cell's own failed one.
+
+        Raises:
+            LedgerError: A newer program wrote it, or there is not enough memory.
+            OSError: It cannot be read.
         """
-        own = self._first(self.path(key, sweep, cell), self.path(key, sweep)) if sweep else None
+        own = self._first(trial, self.path(key, sweep, cell), self.path(key, sweep)) if sweep else None
         if own is not None and own.state == "pruned":
             return own
-        return self._first(self.path(key)) or own
+        return self._first(trial, self.path(key)) or own
 
-    def _first(self, *paths: Place) -> TrialRecord | None:
+    def _first(self, trial: Trial | None, *paths: Place) -> TrialRecord | None:
         for path in dict.fromkeys(paths):
-            record = self._read_file(path) if path.exists() else None
+            record = self._read_file(path, trial)
             if record is not None:
                 return record
         return None
 
+    def ran_to_its_end(self, key: str) -> bool:
+        """Whether a damaged record of a trial that nobody stopped was set aside: its name tells that."""
+        return (self.root / "aside" / _file_name(key)).exists()
+
     def read_layers(self, record: TrialRecord) -> pa.Table | None:
-        """Return the table of layers of a trial; None where it has none, or one that cannot be read."""
+        """Return the table of layers of a trial; None where it has none, or a damaged one.
+
+        Raises:
+            LedgerError: A newer program wrote it, or there is not enough memory.
+            OSError: It cannot be read.
+        """
         path = self.layers_path(record.key, record.sweep, record.cell)
-        if not path.exists():
-            return None
-        source = _source(path)
         try:
-            table = _open(source).read()
-            version = int((table.schema.metadata or {})[b"schema_version"])
-            if version > LAYERS_SCHEMA_VERSION:
-                raise ValueError(f"schema version {version} is newer than {LAYERS_SCHEMA_VERSION}")
-        except UNREADABLE as error:
-            self.set_aside(path, str(error))
+            content = _read(path)
+            if content is None:
+                return None
+            with _decoding(path):
+                file = _open(content)
+                version = int((file.schema_arrow.metadata or {})[b"schema_version"])
+            _check_version(path, version, LAYERS_SCHEMA_VERSION)
+            with _decoding(path):
+                table = file.read(use_threads=False)
+                _check_layers(table, record.num_epochs)
+                return table
+        except _DamagedError as error:
+            self._refuse(path, str(error))
             return None
-        return table
 
     def read_all(
-        self, wanted: Iterable[tuple[str, str]], sweep: str, *, with_curves: bool = True
+        self,
+        wanted: Iterable[tuple[str, str]],
+        sweep: str,
+        *,
+        trials: Mapping[tuple[str, str], Trial] = MappingProxyType({}),
+        with_curves: bool = True,
     ) -> dict[tuple[str, str], TrialRecord]:
         """Return the records of all (trial, cell) keys that have one: as `read` does it, but many files in one go.
 
-        Without curves a record's `curves` are empty, which saves most of the time and the memory.
+        Without curves a record's `curves` are empty, which saves memory.
         """
-        columns = [name for name in SCHEMA.names if with_curves or name != "curves"]
         folder = self.root / "trials"
-        present = {path.name for path in folder.glob("*/*.parquet")}
+        present = {path.name for path in listed(folder, "*/*.parquet")}
         places: dict[tuple[str, str], list[Place]] = {}
         for key, cell in wanted:
             candidates = dict.fromkeys((_file_name(key, sweep, cell), _file_name(key, sweep), _file_name(key)))
             if found := [folder / key[:2] / name for name in candidates if name in present]:
                 places[key, cell] = found
         # Where there are several files of one trial, which of them counts depends on what is in them.
-        single = {paths[0]: pair for pair, paths in places.items() if len(paths) == 1}
-        paths = list(single)
+        single = {pair: paths[0] for pair, paths in places.items() if len(paths) == 1}
+        paths = list(dict.fromkeys(single.values()))
         batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-        read = functools.partial(_read_files, columns=columns)
+        read = functools.partial(_read_files, with_curves=with_curves)
         # Those of an object store are waited for, which threads do as well.
         in_two = len(paths) > MAX_ALONE and isinstance(folder, Path)
         by_name = dict(collections.ChainMap(*(map_in_two(read, batches) if in_two else map(read, batches))))
-        records = {pair: by_name[path.name] for path, pair in single.items() if path.name in by_name}
-        for key, cell in places:
-            # One that cannot be read spoils its batch: then each by itself, and the bad one is set aside.
-            if (key, cell) not in records and (record := self.read(key, sweep, cell)) is not None:
-                records[key, cell] = record
+        records: dict[tuple[str, str], TrialRecord] = {}
+        for pair in places:
+            record = by_name.get(single[pair].name) if pair in single else None
+            if record is None or _unasked(record, trials.get(pair)):
+                # Read by itself, which tells what is wrong with it.
+                record = self.read(pair[0], sweep, pair[1], trials.get(pair))
+                if record is not None and not with_curves:
+                    record = dataclasses.replace(record, curves={})
+            if record is not None:
+                records[pair] = record
         return records
 
     def find(self, prefix: str) -> list[TrialRecord]:
         """Return all records of the trials whose key begins like this, shared ones first."""
-        folders = self.root / "trials"
-        files: list[Place] = [*folders.glob(f"{prefix[:2]}*/{prefix}*.parquet")]
+        files = listed(self.root / "trials", f"{prefix[:2]}*/{prefix}*.parquet")
         files.sort(key=lambda file: ("~" in file.name, file.name))
         return [record for file in files if (record := self._read_file(file)) is not None]
 
-    def _read_file(self, path: Place) -> TrialRecord | None:
-        source = _source(path)
+    def _read_file(self, path: Place, trial: Trial | None = None) -> TrialRecord | None:
         try:
-            record = _from_table(_open(source).read())
-            if record.key != path.stem.partition("~")[0] or record.state not in STATES:
-                raise ValueError("it is not the record that its name promises")
-        except UNREADABLE as error:
-            self.set_aside(path, str(error))
+            row = _read_row(path)
+            if row is None:
+                return None
+            with _decoding(path):
+                (record,) = _from_rows(row)
+            if why := _misnamed(record, path.name) or _unasked(record, trial):
+                raise _DamagedError(f"it is not the record that its name promises: {why}")
+        except _DamagedError as error:
+            self._refuse(path, str(error))
             return None
         return record
 
+    def _refuse(self, path: Place, why: str) -> None:
+        """Say that a file is damaged, once, and set it aside if that is this ledger's business."""
+        if not self.is_read_only:
+            self.set_aside(path, why)
+        elif path not in self._told:
+            self._told.add(path)
+            log.warning("%s is damaged and counts as missing: %s (`sweep` sets it aside)", path, why)
+
     def set_aside(self, path: Place, why: str) -> None:
-        """Move an unreadable file to the folder `aside`, with a warning."""
+        """Move a damaged file to the folder `aside`, with a warning."""
         aside = self.root / "aside" / path.name
         for number in range(1, 1000):
             if not aside.exists():

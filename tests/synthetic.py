@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,14 @@ class Synthetic:
             asked = self.confirm.get((arm, depth, number), accuracy)
             state, accuracy = (asked, accuracy) if isinstance(asked, str) else ("complete", asked)
         elif number:
-            accuracy -= 0.05 * number  # the first tune trial wins
+            accuracy = max(0.0, accuracy - 0.05 * number)  # the first tune trial wins
         if state == "waiting":
             return
         # Confirm trials repeat the winner, which is the first tune trial; the seed is shared by all arms.
         choice = 0 if phase == "confirm" else number
         seed = 1000 + number if phase == "confirm" else 10_000 + index * 100 + number
-        fingerprint = f"{index:08x}{choice:08x}"
+        # As many as there are settings: sweeps share a folder.
+        fingerprint = f"{zlib.crc32(repr(sorted(cell.levels.items())).encode()):08x}{choice:08x}"
         key = f"{fingerprint}-{seed:014x}"
         settings = {
             **cell.settings, "depth": int(depth), "optimizer": ("sgd", "nesterov", "adam")[choice % 3],

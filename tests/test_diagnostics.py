@@ -16,6 +16,7 @@ from torch import nn
 
 from ablate.config import ConfigError, resolve
 from ablate.declaration import SweepFolder, collect
+from ablate.errors import LedgerError
 from ablate.ledger import LAYERS_SCHEMA_VERSION, Ledger
 from ablate.methods import inits
 from ablate.methods.diagnostics import MEASURES, Probe
@@ -371,14 +372,19 @@ def test_a_table_of_layers_that_lacks_a_measure_is_read_and_drawn(record, tmp_pa
     ]
 
 
-def test_a_newer_or_damaged_table_of_layers_is_set_aside_and_the_trial_stays(record, tmp_path, caplog):
+def test_a_damaged_table_of_layers_is_set_aside_and_a_newer_one_ends_the_command(record, tmp_path):
     ledger = Ledger(tmp_path)
     ledger.write(record)
     path = ledger.layers_path("k")
     table = pq.ParquetFile(path).read()
     pq.write_table(table.replace_schema_metadata({"schema_version": str(LAYERS_SCHEMA_VERSION + 1)}), path)
-    assert ledger.read_layers(record) is None
-    assert f"schema version {LAYERS_SCHEMA_VERSION + 1} is newer" in caplog.text
+    with pytest.raises(LedgerError, match=f"{path}: its schema version {LAYERS_SCHEMA_VERSION + 1} is newer"):
+        ledger.read_layers(record)
+    assert path.exists()
+    for columns in (["epoch"], ["position"], ["layer"]):
+        pq.write_table(table.drop_columns(columns), path)
+        assert ledger.read_layers(record) is None
+        assert not path.exists()
     path.write_bytes(b"no parquet")
     assert ledger.read_layers(record) is None
     assert not path.exists()

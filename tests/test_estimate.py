@@ -2,21 +2,29 @@
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from scipy.stats import ttest_1samp
+from synthetic import Synthetic
 from test_schedule import FILE, Sweep
 
 from ablate.commands import main
 from ablate.config import resolve
-from ablate.data.prepare import prepare
+from ablate.data.prepare import load, prepare
+from ablate.declaration import MLFLOW_RUNS
+from ablate.errors import DataError
+from ablate.report.links import read_links
 from ablate.sweep.detectable import detectable_sd, paired_sd, seeds_for_sign_flips
+from ablate.sweep.estimate import _read
 from ablate.sweep.schedule import PackAssignment
+from ablate.train.checkpoint import Checkpoints
 from ablate.train.probe import Probe
 
 
@@ -196,3 +204,36 @@ def test_a_damaged_declaration_is_kept_aside_and_the_sweep_goes_on(folder, caplo
     done = CliRunner().invoke(main, ["plan", "small.yaml", "--no-probe"])
     assert done.exit_code == 2
     assert done.stderr == "cannot read runs/small/declaration.json: it was written by a newer version\n"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda file: file.write_text("[" * 100_000),
+        lambda file: file.write_bytes(b"\xff\xfe{"),
+        lambda file: file.write_text("{"),
+        os.mkfifo,
+        os.mkdir,
+    ],
+)
+def test_odd_files_of_what_can_be_made_again_are_a_line_each(tmp_path, caplog, make):
+    make(tmp_path / "probes.json")
+    assert _read(tmp_path / "probes.json") == {}
+    declaration = Synthetic(tmp_path).declaration()
+    runs = tmp_path / declaration.sweep / MLFLOW_RUNS
+    runs.parent.mkdir()
+    make(runs)
+    assert read_links(tmp_path, declaration, "http://127.0.0.1:5000") == {}
+    checkpoints = Checkpoints(tmp_path)
+    make(checkpoints.path("key"))
+    assert checkpoints.load("key", torch.device("cpu")) is None
+    make(tmp_path / "data.pt")
+    with pytest.raises(DataError, match="cannot read the prepared data"):
+        load(tmp_path / "data.pt")
+    lines = [record.message for record in caplog.records]
+    assert [line.partition(":")[0].partition(" (")[0] for line in lines] == [
+        f"what {tmp_path / 'probes.json'} has of earlier probes is not used",
+        "no links to MLflow",
+        "the checkpoint key.pt cannot be read, so its trial starts over",
+    ]
+    assert not any("\n" in line for line in lines)

@@ -1,16 +1,22 @@
 """The ledger, the proposals and the files below them."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import resource
 import struct
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from synthetic import Synthetic
 
-from ablate.declaration import Proposal, SweepFolder
-from ablate.errors import UsageError
+from ablate.commands import main
+from ablate.declaration import Proposal, SweepFolder, collect, sweeps
+from ablate.errors import LedgerError, UsageError
 from ablate.ledger import SCHEMA, SCHEMA_VERSION, Ledger, TrialRecord
 from ablate.storage import append_line, is_locked, locked, read_lines, write_atomically
 
@@ -86,14 +92,103 @@ def test_a_foreign_file_under_a_trials_name_is_set_aside(tmp_path):
     assert list((ledger.root / "aside").iterdir())
 
 
-def test_a_newer_schema_is_not_misread(tmp_path, caplog):
+def newer(table):
+    return table.set_column(0, "schema_version", pa.array([SCHEMA_VERSION + 1] * table.num_rows, pa.int32()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        newer,
+        lambda table: newer(table).append_column("unknown", pa.array([[1.5]])),
+        lambda table: newer(pa.concat_tables([table, table])),
+        lambda table: newer(table).drop_columns(["settings", "key"]),
+    ],
+)
+def test_a_newer_schema_ends_the_command_and_nothing_moves(tmp_path, change):
+    declaration = Synthetic(tmp_path, num_tune=2, num_seeds=2, axes={"depth": ["20"], "arm": ["plain"]}).write()
+    proposal = SweepFolder(tmp_path, declaration.sweep).read_proposals()[0]
+    path = Ledger(tmp_path).path(proposal.key)
+    pq.write_table(change(pq.read_table(path)), path)
+    before = path.read_bytes()
+    reason = f"cannot read {path}: its schema version {SCHEMA_VERSION + 1} is newer than {SCHEMA_VERSION}, which"
     ledger = Ledger(tmp_path)
-    path = ledger.write(RECORD)
-    table = pq.read_table(path)
-    newer = table.set_column(0, "schema_version", [[SCHEMA_VERSION + 1]])
-    pq.write_table(newer, path)
-    assert ledger.read("ab12-01", "s") is None
-    assert f"schema version {SCHEMA_VERSION + 1} is newer" in caplog.text
+    for read in (
+        lambda: ledger.read(proposal.key, "s"),
+        lambda: ledger.read_all([(proposal.key, "c")], "s"),
+        lambda: ledger.find(proposal.key),
+    ):
+        with pytest.raises(LedgerError, match=reason):
+            read()
+    for arguments in (["status"], ["report", "--to", str(tmp_path / "report")]):
+        done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path)])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr.startswith(reason)
+        assert len(done.stderr.splitlines()) == 1
+    assert path.read_bytes() == before
+    assert not (tmp_path / "ledger" / "aside").exists()
+
+
+@contextlib.contextmanager
+def no_more_files():
+    """Let this process open no further file."""
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_many_open_files_throw_out_no_record(tmp_path):
+    declaration = Synthetic(tmp_path, num_tune=2, num_seeds=2, axes={"depth": ["20"], "arm": ["plain"]}).write()
+    folder = SweepFolder(tmp_path, declaration.sweep)
+    key = folder.read_proposals()[0].key
+    ledger = Ledger(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    path = ledger.path(key)
+    record = dataclasses.replace(ledger.read(key, "s"), layers={"epoch": [1], "position": [0], "layer": ["a"]})
+    with no_more_files():
+        for read, file in (
+            (lambda: ledger.read(key, "s"), path),
+            (lambda: ledger.read_all([(key, "c")], "s"), ledger.root / "trials"),
+            (lambda: ledger.find(key), ledger.root / "trials"),
+            (folder.read_declaration, folder.path / "declaration.json"),
+            (folder.earlier_declaration, folder.path / "declaration.json"),
+            (folder.set_aside_damaged, folder.path / "declaration.json"),
+            (folder.read_proposals, folder.path / "proposals.jsonl"),
+            (lambda: sweeps(tmp_path), tmp_path),
+        ):
+            with pytest.raises(OSError, match=f"Too many open files: '{file}'"):
+                read()
+        done = CliRunner().invoke(main, ["status", declaration.sweep, "--out", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"{folder.path / 'declaration.json'}: Too many open files\n"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    ledger.write(dataclasses.replace(record, key="ab12-07", fingerprint="ab12"))
+    with no_more_files(), pytest.raises(OSError, match=r"Too many open files: .*layers/ab/ab12-07.parquet"):
+        ledger.read_layers(dataclasses.replace(record, key="ab12-07"))
+
+
+def test_a_lack_of_memory_throws_out_no_record(tmp_path):
+    ledger = Ledger(tmp_path)
+    path = ledger.write(dataclasses.replace(RECORD, message="x" * 2**29))
+    child = os.fork()
+    if child == 0:
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + 2**28
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            ledger.read(RECORD.key, "s")
+        except LedgerError as error:
+            os._exit(0 if str(error).startswith(f"cannot read {path}: not enough memory") else 2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert path.exists()
+    assert not (ledger.root / "aside").exists()
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
@@ -242,6 +337,23 @@ def test_a_trial_that_was_pruned_here_and_run_to_its_end_elsewhere_stays_pruned_
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [
+        ("schema_version", None, "there is no schema version None"),
+        ("state", "running", "there is no 'running' 'confirm' trial"),
+        ("phase", "audit", "there is no 'complete' 'audit' trial"),
+        ("state", "pruned", "a pruned trial has another name"),
+        ("state", None, "it has no state"),
+        ("sweep", "s", "it holds the trial ab12-01~s.parquet"),
+        ("duration_s", float("nan"), "a trial cannot take nan s"),
+        ("metrics", [("val_accuracy", 0.5)], "a complete trial needs a test_accuracy, but it is None"),
+        ("metrics", [("test_accuracy", float("nan")), ("val_accuracy", 0.5)], "needs a test_accuracy, but it is nan"),
+        ("metrics", [("test_accuracy", 7.0), ("val_accuracy", 0.5)], "test_accuracy is 7.0, but an accuracy lies in"),
+        ("metrics", [("test_accuracy", 0.5), ("val_accuracy", -0.1)], "val_accuracy is -0.1, but an accuracy lies in"),
+        (
+            "metrics",
+            [("test_accuracy", 0.5), ("test_loss", float("nan")), ("val_accuracy", 0.5)],
+            "test_loss is nan",
+        ),
+        ("curves", [("val_accuracy", [0.5, 7.0])], "val_accuracy is 7.0, but an accuracy lies in [0, 1]"),
         ("settings", "[" * 9999, "recursion"),
         ("settings", "[]", "the settings are no mapping"),
         ("metrics", [], "a complete trial needs a val_accuracy, but it is None"),
@@ -262,6 +374,172 @@ def test_a_record_that_is_none_is_set_aside(tmp_path, caplog, column, value, rea
     assert Ledger(tmp_path).read(RECORD.key, "s", "c") is None
     assert "set aside the unreadable file ab12-01.parquet" in caplog.text
     assert reason in caplog.text
+
+
+def test_a_loss_that_ended_as_nan_is_no_damage(tmp_path):
+    """Batch norm's running statistics can make the validation images overflow while training goes on."""
+    nan = float("nan")
+    metrics = {"test_accuracy": 0.1, "test_loss": nan, "val_accuracy": 0.1, "val_loss": nan}
+    record = dataclasses.replace(RECORD, metrics=metrics, curves={"val_accuracy": [0.1], "val_loss": [nan]})
+    ledger = Ledger(tmp_path)
+    ledger.write(record)
+    assert ledger.read(RECORD.key, "s") is not None
+    assert ledger.read_all([(RECORD.key, "c")], "s", with_curves=False)
+
+
+SWEEP = "depth_ablation@smoke"
+AXES = {"depth": ["20"], "arm": ["plain", "residual"]}
+
+
+def swap(out, first, second):
+    """Exchange the contents of two records."""
+    paths = [Ledger(out).path(proposal.key) for proposal in (first, second)]
+    contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, reversed(contents), strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+def change(out, proposal, edit):
+    """Write a record anew with other values, or as another table."""
+    path = Ledger(out).path(proposal.key)
+    pq.write_table(edit(pq.read_table(path)), path)
+    return [path]
+
+
+def with_value(name, value):
+    def edit(table):
+        array = pa.array([value], SCHEMA.field(name).type)
+        return table.set_column(table.schema.get_field_index(name), name, array)
+
+    return edit
+
+
+def flip(out, proposal):
+    """Flip a bit in a curve, which not every command shows."""
+    path = Ledger(out).path(proposal.key)
+    curve = Ledger(out).read(proposal.key, SWEEP).curves["val_accuracy"]
+    content = bytearray(path.read_bytes())
+    content[content.index(struct.pack("<d", curve[2])) + 3] ^= 1
+    path.write_bytes(content)
+    return [path]
+
+
+def pipe(out, proposal):
+    path = Ledger(out).path(proposal.key)
+    path.unlink()
+    os.mkfifo(path)
+    return [path]
+
+
+def folder_instead(out, proposal):
+    path = Ledger(out).path(proposal.key)
+    path.unlink()
+    path.mkdir()
+    return [path]
+
+
+NAN = float("nan")
+DAMAGES = {
+    "contents swapped": lambda out, trials: swap(out, trials[0], trials[1]),
+    "a foreign column": lambda out, trials: change(out, trials[0], lambda t: t.append_column("x", pa.array([1]))),
+    "a column twice": lambda out, trials: change(out, trials[0], lambda t: t.append_column("message", pa.array([""]))),
+    "the row doubled": lambda out, trials: change(out, trials[0], lambda t: pa.concat_tables([t, t])),
+    "no row": lambda out, trials: change(out, trials[0], lambda t: t.slice(0, 0)),
+    "NaN": lambda out, trials: change(
+        out, trials[0], with_value("metrics", [("test_accuracy", NAN), ("val_accuracy", NAN)])
+    ),
+    "above one": lambda out, trials: change(
+        out, trials[0], with_value("metrics", [("test_accuracy", 7.0), ("val_accuracy", 7.0)])
+    ),
+    "another's settings": lambda out, trials: change(out, trials[0], with_value("settings", '{"lr": 3.0}')),
+    "another seed": lambda out, trials: change(out, trials[0], with_value("seed", 5)),
+    "another fingerprint": lambda out, trials: change(out, trials[0], with_value("fingerprint", "00ab")),
+    "a bit of a curve": lambda out, trials: flip(out, trials[0]),
+    "a named pipe": lambda out, trials: pipe(out, trials[0]),
+    "a folder": lambda out, trials: folder_instead(out, trials[0]),
+}
+
+
+@pytest.mark.parametrize("phase", ["tune", "confirm"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_command_refuses_the_same_records(tmp_path, monkeypatch, phase, damage):
+    monkeypatch.setattr("ablate.report.build._documents", lambda *_: iter(()))
+    Synthetic(tmp_path, num_tune=2, num_seeds=3, tune_states=("complete",), axes=AXES).write()
+    folder = SweepFolder(tmp_path, SWEEP)
+    trials = [proposal for proposal in folder.read_proposals() if proposal.phase == phase][:2]
+    # The second tune trial is no winner: its curves are shown nowhere.
+    damaged = DAMAGES[damage](tmp_path, trials[::-1] if phase == "tune" else trials)
+    for arguments in (["status", "--json"], ["report", "--to", str(tmp_path / "report")]):
+        done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path)])
+        assert done.exit_code == 0, done.output
+    read_only = Ledger(tmp_path, is_read_only=True)
+    found = collect(folder.read_declaration(), folder.read_proposals(), read_only)
+    seen = {proposal.key for cell in found for proposal, record in [*cell.tune, *cell.confirm] if record is None}
+    assert all(path.exists() for path in damaged), "whoever only reads moves nothing"
+    # As the schedule of a sweep reads them.
+    ledger = Ledger(tmp_path)
+    refused = {p.key for p in folder.read_proposals() if ledger.read(p.key, SWEEP, p.cell, p) is None}
+    assert seen == refused == {path.stem for path in damaged}
+    assert not any(path.exists() for path in damaged)
+    assert {path.stem for path in (ledger.root / "aside").iterdir()} == refused
+
+
+def test_a_damaged_record_is_told_in_one_line(tmp_path, caplog):
+    Synthetic(tmp_path, axes={"depth": ["20"], "arm": ["plain"]}).write()
+    folder = SweepFolder(tmp_path, SWEEP)
+    first, second = [proposal for proposal in folder.read_proposals() if proposal.phase == "confirm"][:2]
+    path, _ = swap(tmp_path, first, second)
+    ledger = Ledger(tmp_path, is_read_only=True)
+    for _ in range(2):
+        collect(folder.read_declaration(), folder.read_proposals(), ledger)
+    assert [record.message for record in caplog.records if str(path) in record.message] == [
+        f"{path} is damaged and counts as missing: it is not the record that its name promises: it holds the trial "
+        f"{second.key}.parquet (`sweep` sets it aside)"
+    ]
+    assert len(caplog.records) == 2
+
+
+def test_a_damaged_proposal_moves_no_healthy_record(tmp_path):
+    """Through the command line, so by the commands that only read."""
+    Synthetic(tmp_path, axes={"depth": ["20"], "arm": ["plain"]}).write()
+    folder = SweepFolder(tmp_path, SWEEP)
+    first = folder.read_proposals()[0]
+    folder.append_proposal(dataclasses.replace(first, settings={**first.settings, "lr": 9.0}))
+    done = CliRunner().invoke(main, ["status", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert Ledger(tmp_path).path(first.key).exists()
+
+
+def test_odd_files_are_one_line_each(tmp_path, caplog):
+    Synthetic(tmp_path, axes={"depth": ["20"], "arm": ["plain"]}).write()
+    latest = tmp_path / "ledger" / "latest_sweep"
+    for make in (lambda: latest.write_bytes(b"\xff\xfe"), latest.mkdir, lambda: os.mkfifo(latest)):
+        caplog.clear()
+        latest.rmdir() if latest.is_dir() else latest.unlink()
+        make()
+        assert sweeps(tmp_path) == [SWEEP]
+        assert [record.message.partition(":")[0] for record in caplog.records] == [f"{latest} is damaged"]
+    folder = SweepFolder(tmp_path, SWEEP)
+    for name, code in (("declaration.json", 2), ("proposals.jsonl", 1), ("lock", 0)):
+        kept = (folder.path / name).read_bytes() if name != "lock" else b""
+        (folder.path / name).unlink(missing_ok=True)
+        os.mkfifo(folder.path / name)
+        done = CliRunner().invoke(main, ["status", SWEEP, "--out", str(tmp_path)])
+        assert done.exit_code == code, done.output
+        lines = done.stderr.splitlines()
+        assert len(lines) == (1 if code else 0)
+        assert not code or f"{folder.path / name} is no regular file" in lines[0]
+        (folder.path / name).unlink()
+        (folder.path / name).write_bytes(kept)
+
+
+def test_a_line_or_a_lock_does_not_wait_for_a_named_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe"):
+        append_line(tmp_path / "pipe", {"a": 1})
+    with pytest.raises(OSError, match="pipe"), locked(tmp_path / "pipe"):
+        pass
 
 
 def test_a_flipped_bit_in_a_number_is_found(tmp_path, caplog):

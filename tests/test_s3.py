@@ -4,17 +4,18 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from services import S3_SECRET, s3_objects, s3_server
+from services import S3_SECRET, s3_objects, s3_server, wait_until
 from test_sweep import FILE, ROOT, command, wait_for
 
 import ablate.places
 import ablate.storage
 from ablate.places import local_view, to_place
-from ablate.storage import append_line, is_locked, locked, read_lines, write_atomically
+from ablate.storage import Lines, append_line, is_locked, locked, read_lines, write_atomically
 
 OUT = "s3://bucket/team/runs"
 OPTIONS = ("--set", "budget.trials_per_cell=3", "--set", "confirm.seeds=1", "--set", "fixed.epochs=4")
@@ -136,8 +137,14 @@ def test_what_lies_where(server, resumed):
     names = {key.removeprefix("team/runs/") for key in found if not key.endswith("/")}
     prepared = {name for name in names if name.startswith("data/")}
     assert len(prepared) == 1
-    declared = {f"tiny/{name}" for name in ("declaration.json", "resolved.yaml", "proposals.jsonl", "mlflow_runs.json")}
-    assert names - {key.removeprefix("team/runs/") for key in trials(server)} - prepared == {
+    # An object for each proposal, and those of the first run are still there.
+    proposals = sorted(name for name in names if name.startswith("tiny/proposals.jsonl"))
+    assert [name.rpartition("/")[2].partition(".")[0] for name in proposals] == [
+        f"{number:08d}" for number in range(NUM_TRIALS)
+    ]
+    declared = {f"tiny/{name}" for name in ("declaration.json", "resolved.yaml", "mlflow_runs.json")}
+    others = {key.removeprefix("team/runs/") for key in trials(server)} | prepared | set(proposals)
+    assert names - others == {
         *declared,
         "ledger/latest_sweep",
     }
@@ -246,6 +253,22 @@ def test_a_place_behaves_as_a_path_does(store, tmp_path):
         assert not file.exists()
 
 
+def test_lines_are_an_object_each_beside_the_one_object_of_the_first_version(store, server):
+    write_atomically(store / "lines", b'{"a": 0}\n{"a": 1}\n{"a": 2, "cut o')
+    first = Lines(store / "lines")
+    first.append({"a": 3})
+    first.append({"a": 4})
+    before = s3_objects(server, "bucket")
+    second = Lines(store / "lines")
+    for number in range(5, 15):
+        second.append({"a": number})
+    assert [line["a"] for line in read_lines(store / "lines")] == [0, 1, *range(3, 15)]
+    after = s3_objects(server, "bucket")
+    assert {key: after[key] for key in before} == before, "no object is written again"
+    prefix = f"{store.path.removeprefix('bucket/')}/lines.parts/"
+    assert len([key for key in after if key.startswith(prefix) and key != prefix]) == 12
+
+
 def test_a_large_object_arrives_whole(store):
     content = os.urandom(12 * 2**20)  # More than one part of an upload.
     write_atomically(store / "checkpoints" / "key.pt", content)
@@ -272,6 +295,109 @@ def test_a_lock_whose_holder_is_gone_is_taken_over(store, monkeypatch):
     with locked(lock) as is_ours:
         assert is_ours
     assert not lock.exists()
+
+
+LOCKER = """
+import sys, time
+from pathlib import Path
+import ablate.storage
+from ablate.places import ObjectPath, to_place
+ablate.storage.HEARTBEAT_S = 0.4
+if sys.argv[2:]:  # Stands still between its look and its first put.
+    folder, put = Path(sys.argv[2]), ObjectPath.put
+    def put_late(self, content):
+        ObjectPath.put = put
+        (folder / "has looked").touch()
+        while not (folder / "go on").exists():
+            time.sleep(0.01)
+        put(self, content)
+    ObjectPath.put = put_late
+for _ in sys.stdin:
+    with ablate.storage.locked(to_place(sys.argv[1])) as is_ours:
+        print("held" if is_ours else "refused", flush=True)
+        sys.stdin.readline()
+    print("done", flush=True)
+"""
+
+
+class Driver:
+    """Another process that takes a lock, and lets go of it when it is told to."""
+
+    def __init__(self, server: dict[str, str], folder: Path, lock: object, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LOCKER, str(lock), *arguments], env=environment_of(server, folder),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def go_on(self) -> None:
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> str:
+        return self.process.stdout.readline().strip()
+
+
+def test_of_two_processes_that_take_a_lock_at_once_one_has_it(server, store, tmp_path):
+    with Driver(server, tmp_path, store / "lock") as one, Driver(server, tmp_path, store / "lock") as other:
+        for _ in range(5):
+            one.go_on()
+            other.go_on()
+            assert sorted([one.answer(), other.answer()]) == ["held", "refused"]
+            one.go_on()
+            other.go_on()
+            assert [one.answer(), other.answer()] == ["done", "done"]
+    assert not (store / "lock").exists()
+    assert not list((store / "lock.claims").glob("*"))
+
+
+def test_a_process_that_looked_before_another_took_the_lock_is_refused(server, store, tmp_path):
+    """However long it stood still after its look, when there was no lock."""
+    with (
+        Driver(server, tmp_path, store / "lock", str(tmp_path)) as late,
+        Driver(server, tmp_path, store / "lock") as early,
+    ):
+        late.go_on()
+        wait_until((tmp_path / "has looked").exists, 60, "it does not look")
+        early.go_on()
+        assert early.answer() == "held"
+        (tmp_path / "go on").touch()
+        assert late.answer() == "refused"
+
+
+def test_a_claim_whose_process_was_killed_is_cleared_away(store, monkeypatch):
+    monkeypatch.setattr(ablate.storage, "HEARTBEAT_S", 0.1)
+    write_atomically(store / "lock.claims" / "somebody", b"somebody")
+    with locked(store / "lock") as is_ours:
+        assert is_ours
+    assert not list((store / "lock.claims").glob("*"))
+
+
+@pytest.mark.slow
+def test_of_two_sweeps_on_one_prefix_one_is_refused_in_a_line(server, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(FILE)
+    arguments = command("sweep", "tiny.yaml", "--out", "s3://bucket/both", *OPTIONS)
+    both = [
+        subprocess.Popen(
+            arguments, cwd=tmp_path, env=environment_of(server, tmp_path),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    ends = [process.communicate(timeout=400) for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], ends
+    (refused,) = [errors for process, (_, errors) in zip(both, ends, strict=True) if process.returncode == 2]
+    assert refused.splitlines()[-1] == (
+        "the sweep 'tiny' is running already in s3://bucket/both; how far it is says: "
+        "python cli.py status tiny --out s3://bucket/both"
+    )
+    assert len(trials(server, "both")) == NUM_TRIALS
 
 
 def test_a_holder_whose_lock_was_taken_over_is_told_to_stop(store, monkeypatch, caplog):

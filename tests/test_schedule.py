@@ -1,6 +1,7 @@
 """What runs next: equal budgets, confirm trials, resuming; with results that a test makes up instead of training."""
 
 import dataclasses
+import random
 from pathlib import Path
 from statistics import median
 
@@ -347,3 +348,101 @@ def test_a_checkpoint_goes_when_its_trial_is_in_the_ledger(tmp_path):
     Sweep(tmp_path)
     assert not checkpoint.exists()
     assert other.exists()
+
+
+class Shaped(Sweep):
+    """A sweep of one cell whose trials learn at a pace of their own, so that late bloomers can win."""
+
+    def __init__(self, tmp_path: Path, *overrides: str, score=None):
+        one = ("axes.depth=[8]", "axes.arm={plain: {shortcut: none}}", "budget.trials_per_cell=10", "confirm.seeds=1")
+        super().__init__(tmp_path, *one, *overrides, score=score)
+
+    def finish(self, pack, state: str = "complete"):
+        (task,), (proposal,) = pack.tasks, pack.proposals
+        noise = random.Random(task.key)
+        low, high, pace = noise.uniform(0, 0.4), noise.uniform(0.4, 1), noise.uniform(0.3, 4)
+        curve = []
+        for epoch in range(1, 10):
+            curve.append(low + (high - low) * (epoch / 9) ** pace)
+            if task.phase == "tune" and self.schedule.on_values(pack, epoch, [curve[-1]]):
+                state = "pruned"
+                break
+        metrics = {"val_accuracy": curve[-1]} | ({"test_accuracy": curve[-1]} if task.phase == "confirm" else {})
+        record = TrialRecord(
+            **dataclasses.asdict(task), state=state, rows=dict.fromkeys(KINDS, ""), num_epochs=len(curve),
+            metrics=metrics, curves={"val_accuracy": curve},
+        )  # fmt: skip
+        self.schedule.on_finished(pack, [record])
+        return proposal
+
+    def ends(self):
+        """Return how every tune trial ended, by its number."""
+        (run,) = self.schedule.cells
+        found = {number: run.records[proposal.key] for number, proposal in run.tune.items()}
+        return {number: (record.state, record.num_epochs, record.metrics) for number, record in found.items()}
+
+    def file(self, number):
+        (run,) = self.schedule.cells
+        record = run.records[run.tune[number].key]
+        return self.ledger.path(record.key, record.sweep, record.cell)
+
+
+@pytest.mark.parametrize("is_damaged", [True, False])
+@pytest.mark.parametrize("pruner", ["median", "successive_halving", "hyperband"])
+def test_a_trial_whose_record_was_lost_ends_as_it_did(tmp_path, pruner, is_damaged):
+    """Also a winner that later trials would have had stopped, and a stopped one, whose epochs count."""
+    options = [f"budget.pruner={pruner}"]
+    whole = Shaped(tmp_path, *options).run()
+    ends, proposals = whole.ends(), set(whole.proposals())
+    assert {state for state, _, _ in ends.values()} == {"complete", "pruned"}
+    for lost in [*([number] for number in range(10)), [1, 2, 6], list(range(10))]:
+        for number in lost:
+            whole.file(number).write_bytes(b"damaged") if is_damaged else whole.file(number).unlink()
+        again = Shaped(tmp_path, *options).run(parallel=2)
+        assert [p.number for _, p, _ in again.ended] == lost
+        assert again.ends() == ends
+        assert set(again.proposals()) == proposals
+
+
+def test_later_trials_would_have_had_a_winner_stopped(tmp_path):
+    """What the test above is about: a search that knows all trials stops some that had not been."""
+    whole = Shaped(tmp_path, "budget.pruner=median").run()
+    ends = whole.ends()
+    changed = []
+    for number, (state, _, _) in ends.items():
+        whole.file(number).unlink()
+        again = Shaped(tmp_path, "budget.pruner=median")
+        again.schedule._keep_decision = lambda *_: None
+        again.run()
+        if again.ends()[number][0] != state:
+            changed.append(number)
+            Path(again.file(number)).unlink()
+            Shaped(tmp_path, "budget.pruner=median").run()
+    assert changed
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_complete_trial_of_a_batch_whose_record_was_damaged_comes_back_complete(tmp_path, parallel):
+    options = ["budget.batch=3", "budget.pruner=median"]
+    whole = Shaped(tmp_path, *options).run(parallel=parallel)
+    ends = whole.ends()
+    complete = [number for number, (state, _, _) in ends.items() if state == "complete"]
+    assert len(complete) < len(ends)
+    for number in complete:
+        whole.file(number).write_bytes(b"")
+        # Killed when the record had been set aside and its trial was under way.
+        Shaped(tmp_path, *options).schedule.next_pack()
+        assert Shaped(tmp_path, *options).run().ends() == ends
+
+
+def test_a_proposal_that_was_damaged_is_made_again_and_moves_no_record(tmp_path):
+    whole = Shaped(tmp_path).run()
+    proposals = whole.plan.folder.read_proposals()
+    whole.plan.folder.append_proposal(dataclasses.replace(proposals[3], settings={**proposals[3].settings, "lr": 0.5}))
+    again = Shaped(tmp_path).run()
+    assert again.schedule.is_finished()
+    assert again.ended == []
+    assert again.ends() == whole.ends()
+    assert not (again.ledger.root / "aside").exists()
+    trials = collect(again.plan.declaration, again.plan.folder.read_proposals(), again.ledger)
+    assert all(record is not None for _, record in trials[0].tune)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from ablate.report import verdicts
 from ablate.report.entries import Entry
 from ablate.report.grid import Grid
 from ablate.report.statistics import estimate, holm, paired_difference, paired_test, t_half_width
@@ -203,3 +205,11 @@ def table(values, columns):
             at[(str(row),), column] = entry
     rows = [(str(row),) for row in range(len(values))]
     return Grid(row_axes=("row",), rows=rows, column_axis="arm", columns=columns, baseline=columns[0], at=at)
+
+
+def test_a_p_that_is_not_a_number_is_no_verdict_and_shifts_no_other():
+    assert holm([0.01, math.nan, 0.02]) == holm([0.01, 1.0, 0.02])
+    assert verdicts._word(0.5, math.nan) == "not shown"
+    assert verdicts._word(0.5, 0.05) == "better"
+    assert verdicts._word(-0.5, 0.04) == "worse"
+    assert verdicts._word(0.5, math.nextafter(0.05, 1)) == "not shown"

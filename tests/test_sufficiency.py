@@ -237,7 +237,8 @@ def test_runner_up_audit_and_origin_stand_in_the_report(tmp_path):
             folder.append_proposal(dataclasses.replace(source, phase=phase, number=number, key=key, seed=seed))
             value = 0.75 if phase == "runner_up" else 1.0
             ledger.write(dataclasses.replace(
-                record(number, value), key=key, seed=seed, settings=source.settings, phase="tune",
+                record(number, value), key=key, fingerprint=fingerprint, seed=seed, settings=source.settings,
+                phase="confirm" if phase == "runner_up" else "tune",
                 metrics={"val_accuracy": value, "test_accuracy": value}, provenance={"torch": "1.0"},
             ))  # fmt: skip
         assert winner.settings != second.settings

@@ -24,7 +24,7 @@ from ablate.data.soundness import check_files
 from ablate.data.splits import split_images
 from ablate.data.tensors import read_tensors
 from ablate.errors import DataError
-from ablate.storage import write_atomically
+from ablate.storage import open_file, write_atomically
 
 FORMAT = 2
 """Version of the prepared file and of how it is made; raise it when either changes."""
@@ -88,7 +88,7 @@ def load(path: Path) -> Dataset:
         DataError: The file is missing or damaged, or another version of the project wrote it.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content: dict[str, Any] = read_tensors(file, torch.device("cpu"))
         if content["format"] != FORMAT:
             raise DataError(f"{path} has format {content['format']}, but this version reads format {FORMAT}")

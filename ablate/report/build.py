@@ -89,7 +89,7 @@ def build_report(
         UsageError: There is no such sweep or axis, no confirm trial is finished, none recorded the metric, the
             server's address cannot be shown, or the folder cannot be written.
     """
-    ledger = Ledger(out)
+    ledger = Ledger(out, is_read_only=True)
     server = link_server(mlflow_url)
     found = []
     links: Links = {}

@@ -120,7 +120,7 @@ def _words(claims: list[DeclaredClaim], found: Sequence[_Measured | None]) -> li
     for index, (claim, each) in enumerate(zip(claims, found, strict=True)):
         if index not in tested or each is None or each.difference is None or each.difference.mean is None:
             words.append(("undecided", None))
-        elif adjusted[index] > ALPHA:
+        elif not adjusted[index] <= ALPHA:
             words.append(("undecided", adjusted[index]))
         else:
             words.append(("supported" if each.difference.mean > claim.margin else "refuted", adjusted[index]))

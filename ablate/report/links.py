@@ -5,7 +5,7 @@ The mirror leaves the ids of the cells' runs in the sweep's folder; which server
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import re
 from urllib.parse import urlsplit
@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 from ablate.declaration import MLFLOW_RUNS, Declaration
 from ablate.errors import UsageError
 from ablate.places import Place
+from ablate.storage import read_json
 
+log = logging.getLogger(__name__)
 SERVER = "http://127.0.0.1:5000"
 """Where `python cli.py ui` serves by default."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -52,9 +54,12 @@ def link_server(asked: str | None = None) -> str | None:
 def read_links(out: Place, declaration: Declaration, server: str) -> Links:
     """Return the links of a sweep's cells; none for cells that MLflow was not told of."""
     try:
-        content = json.loads((out / declaration.sweep / MLFLOW_RUNS).read_bytes())
+        content = read_json(out / declaration.sweep / MLFLOW_RUNS)
         experiment, cells = str(content["experiment"]), dict(content["cells"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("no links to MLflow: %s is damaged: %s", out / declaration.sweep / MLFLOW_RUNS, error)
         return {}
     return {
         tuple(cell.levels.values()): f"{server}/#/experiments/{experiment}/runs/{run}{VIEW}"

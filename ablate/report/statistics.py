@@ -144,7 +144,8 @@ def paired_test(differences: Sequence[float], margin: float = 0.0) -> PairedTest
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values adjusted for having made all these tests (Holm)."""
+    """Return p values adjusted for having made all these tests (Holm); one that is NaN counts as 1."""
+    p_values = [1.0 if math.isnan(p) else p for p in p_values]
     # statsmodels takes half a second to import, which `status` need not wait for.
     from statsmodels.stats.multitest import multipletests
 

@@ -87,6 +87,7 @@ def _compare(first: Entry, second: Entry) -> tuple[float, float] | None:
 
 
 def _word(mean: float, p: float) -> str:
-    if p > ALPHA:
+    # A p that is NaN is no verdict either.
+    if not p <= ALPHA:
         return "not shown"
     return "better" if mean > 0 else "worse"

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import platform
 from collections.abc import Sequence
@@ -16,11 +17,12 @@ from ablate.declaration import CellTrials, collect, sweeps, tie_notices
 from ablate.ledger import Ledger
 from ablate.places import Place
 from ablate.provenance import library_versions
-from ablate.storage import write_atomically
+from ablate.storage import read_json, write_atomically
 from ablate.sweep.detectable import detectable_sd, paired_sd, seeds_for_sign_flips
 from ablate.sweep.plan import Plan
 from ablate.sweep.progress import duration_text
 
+log = logging.getLogger(__name__)
 RECORD_KIB = 20
 """Size of a ledger file with five curves of 200 epochs; 11 KiB at 15 epochs, 57 KiB at 1,000."""
 
@@ -42,7 +44,7 @@ def estimate(plan: Plan, *, jobs: int, device: str, with_probe: bool) -> dict[st
     """Return the estimate for scripts; `time` and `memory_mib` are None without a probe."""
     declaration = plan.declaration
     proposals = plan.folder.read_proposals()
-    cells = collect(declaration, proposals, Ledger(plan.out)) if proposals else []
+    cells = collect(declaration, proposals, Ledger(plan.out, is_read_only=True)) if proposals else []
     finished = {trials.cell.key: _num_finished(trials) for trials in cells}
     content: dict[str, Any] = {
         "in_ledger": sum(finished.values()),
@@ -214,8 +216,11 @@ def _key(config: TrialConfig, digest: str, device: str) -> str:
 
 def _read(file: Place) -> dict[str, dict[str, float]]:
     try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("what %s has of earlier probes is not used: %s", file, error)
         return {}
     names = {"epoch_s", "memory_mib", "state_mib"}
     known = content if isinstance(content, dict) else {}

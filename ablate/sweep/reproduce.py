@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ablate.config import ConfigError, resolve
+from ablate.config import ConfigError, resolve, trial_key
 from ablate.data.prepare import load, prepare
-from ablate.errors import UsageError
+from ablate.errors import AblateError, UsageError
 from ablate.ledger import Ledger, TrialRecord, layers_table
 from ablate.places import Place, local_view
 from ablate.provenance import code_version, library_versions
@@ -134,7 +134,7 @@ def reproduce(
         UsageError: There is no such trial, its rows or its data are not what they were, or weights are asked for that
             it does not have.
     """
-    ledger = Ledger(out)
+    ledger = Ledger(out, is_read_only=True)
     record = find_trial(ledger, name)
     if weights and (record.phase, record.state) != ("confirm", "complete"):
         raise UsageError(
@@ -154,6 +154,8 @@ def reproduce(
     data = prepare(config, local_view(out) / "data")
     if data.digest != record.data_digest:
         raise UsageError(f"the data set {config.dataset} is not the one of the trial {record.key}: its digest differs")
+    if trial_key(config.fingerprint(data.digest), record.seed) != record.key:
+        raise AblateError(f"the record of the trial {record.key} is damaged: its settings or its seed are another's")
     torch_device = choose_device(device)
     prepare_process(torch_device)
     fields = {field.name for field in dataclasses.fields(Task)}

@@ -9,11 +9,13 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from ablate.config import resolve, trial_key
+from ablate.config import ConfigError, resolve, trial_key
 from ablate.declaration import EXTRA_PHASES, CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder
 from ablate.ledger import Ledger, TrialRecord
 from ablate.seeds import derive_seed
+from ablate.storage import listed
 from ablate.sweep.cells import Cell
 from ablate.sweep.search import CellSearch
 from ablate.train.checkpoint import Checkpoints
@@ -48,6 +50,7 @@ class CellRun:
     extra_records: dict[tuple[str, int], TrialRecord] = field(default_factory=dict)
     waiting: list[Proposal] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
+    unstoppable: set[str] = field(default_factory=set)
 
     def trials(self) -> CellTrials:
         """Return the cell's trials as the report sees them."""
@@ -80,6 +83,8 @@ class Schedule:
     def _restore(self, proposals: list[Proposal]) -> int:
         """Take over what earlier runs proposed and finished; return the number of finished trials."""
         latest = {(p.cell, p.phase, p.number): p for p in proposals}
+        runs = {run.cell.key: run for run in self.cells}
+        latest = {at: p for at, p in latest.items() if p.cell in runs and _is_whole(runs[p.cell], p)}
         for run in self.cells:
             while (run.cell.key, "tune", len(run.tune)) in latest and self._ask_batch(run, latest):
                 pass
@@ -87,7 +92,7 @@ class Schedule:
                 self._propose_confirm(run, latest)
         # Of trials whose record was written just before a crash.
         ended = {key for run in self.cells for key in run.records}
-        for file in self.checkpoints.folder.glob("*.pt"):
+        for file in listed(self.checkpoints.folder, "*.pt"):
             if file.stem in ended:
                 self.checkpoints.remove(file.stem)
         return sum(len(run.records) for run in self.cells)
@@ -100,7 +105,7 @@ class Schedule:
     def _find(self, run: CellRun, proposal: Proposal) -> bool:
         """Return whether the ledger has a record of a proposal, which is used then; a failed trial is tried again."""
         is_extra = proposal.phase in EXTRA_PHASES
-        record = self.ledger.read(proposal.key, "" if is_extra else self.declaration.sweep, run.cell.key)
+        record = self.ledger.read(proposal.key, "" if is_extra else self.declaration.sweep, run.cell.key, proposal)
         if record is None or record.state == "failed":
             return False
         self._keep(run, proposal, record, is_new=False)
@@ -132,6 +137,8 @@ class Schedule:
             run = self.cells[index]
             proposal = self._next_proposal(run)
             if proposal is not None:
+                if proposal.phase == "tune":
+                    self._keep_decision(run, proposal)
                 run.running.add(proposal.key)
                 return PackAssignment(index, [self._task(run, proposal)], [proposal])
         return None
@@ -139,9 +146,24 @@ class Schedule:
     def _next_proposal(self, run: CellRun) -> Proposal | None:
         """Return the cell's next proposal that has no record; another sweep can have run one since it was proposed."""
         while run.waiting or self._propose(run):
+            if run.waiting and self._is_too_early(run, run.waiting[0]):
+                return None
             if run.waiting and not self._find(run, proposal := run.waiting.pop(0)):
                 return proposal
         return None
+
+    def _is_too_early(self, run: CellRun, proposal: Proposal) -> bool:
+        """Whether trials of an earlier batch are under way: only a batch whose records were lost can wait then."""
+        return proposal.phase == "tune" and any(
+            p.key in run.running and p.number // self.batch < proposal.number // self.batch for p in run.tune.values()
+        )
+
+    def _keep_decision(self, run: CellRun, proposal: Proposal) -> None:
+        """Have a trial whose record was lost end as it did: the trials that came after it must not decide on it."""
+        if self.ledger.ran_to_its_end(proposal.key):
+            run.unstoppable.add(proposal.key)
+        elif any(p.number // self.batch > proposal.number // self.batch for p in run.tune.values()):
+            run.search.judge_as_before(proposal.number)
 
     def on_values(self, pack: PackAssignment, epoch: int, values: Sequence[float | None]) -> list[int]:
         """Take the members' validation accuracies after an epoch; return the members to stop."""
@@ -152,6 +174,7 @@ class Schedule:
             if value is not None
             and proposal.phase == "tune"
             and run.search.report(proposal.number, epoch, value)
+            and proposal.key not in run.unstoppable
             and epoch < int(proposal.settings["epochs"])
         ]
 
@@ -242,7 +265,7 @@ class Schedule:
 
     def _record(self, run: CellRun, phase: str, number: int, seed: int, settings: object, params: object) -> Proposal:
         plain = json.loads(json.dumps({"settings": settings, "params": params}))
-        key = trial_key(resolve(plain["settings"]).fingerprint(run.data_digest), seed)
+        key = _key(plain["settings"], run.data_digest, seed)
         proposal = Proposal(cell=run.cell.key, phase=phase, number=number, key=key, seed=seed, **plain)
         self.folder.append_proposal(proposal)
         return proposal
@@ -252,7 +275,7 @@ class Schedule:
             key=proposal.key,
             fingerprint=proposal.key.partition("-")[0],
             seed=proposal.seed,
-            phase={"runner_up": "confirm", "audit": "tune"}.get(proposal.phase, proposal.phase),
+            phase=proposal.recorded_phase,
             settings=proposal.settings,
             data_digest=run.data_digest,
         )
@@ -260,6 +283,18 @@ class Schedule:
     def _work_left(self, run: CellRun) -> float:
         left = self.declaration.trials_per_cell + self.declaration.num_seeds - len(run.records) - len(run.running)
         return left * work(run.declared)
+
+
+def _key(settings: dict[str, Any], data_digest: str, seed: int) -> str:
+    return trial_key(resolve(settings).fingerprint(data_digest), seed)
+
+
+def _is_whole(run: CellRun, proposal: Proposal) -> bool:
+    """Whether a proposal has the key of its settings; one that was damaged must not condemn a record."""
+    try:
+        return _key(proposal.settings, run.data_digest, proposal.seed) == proposal.key
+    except ConfigError:
+        return False
 
 
 def work(cell: DeclaredCell) -> float:

@@ -64,6 +64,7 @@ class CellSearch:
         self.study.set_metric_names(["val_accuracy"])
         self.trials: dict[int, Trial] = {}
         self.epochs: dict[int, int] = {}
+        self.judged: dict[int, Trial] = {}
 
     def ask(self, number: int, known: dict[str, Any] | None = None) -> tuple[dict[str, Value], dict[str, Any]]:
         """Return (tuned parameters, the sampler's own values) of a proposal; `known` values are repeated."""
@@ -85,14 +86,25 @@ class CellSearch:
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Tell the pruner a trial's validation accuracy after an epoch, counted from 1; return whether to stop it.
 
-        An epoch that a restarted trial reports once more was judged before and stops nothing.
+        An epoch that a restarted trial reports once more was judged before and stops nothing. A trial whose record was
+        lost runs when later ones are there: it is judged as it was then, by those of lower numbers.
         """
         if epoch <= self.epochs.get(number, 0):
             return False
         self.epochs[number] = epoch
         trial = self.trials[number]
         trial.report(value, epoch)
-        return trial.should_prune()
+        decision = trial.should_prune()  # The pruner notes the value at its rungs.
+        if number in self.judged:
+            self.judged[number].report(value, epoch)
+            decision = self.judged[number].should_prune()
+        return decision
+
+    def judge_as_before(self, number: int) -> None:
+        """Have a trial judged by a study of the trials of lower numbers alone."""
+        study = optuna.create_study(direction="maximize", pruner=self.study.pruner)
+        study.add_trials(self.study.get_trials()[:number])
+        self.judged[number] = study.ask()
 
     def tell(self, number: int, record: TrialRecord) -> None:
         """Tell the study how a trial ended: a diverged one as accuracy 0, a failed one as failed.

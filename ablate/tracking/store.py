@@ -14,6 +14,7 @@ from typing import Any
 
 from ablate.declaration import Declaration
 from ablate.places import Place, local_view
+from ablate.storage import open_at_once
 from ablate.tracking.view import VIEW_TAG, view_state
 
 SQLITE = "sqlite:///"
@@ -134,7 +135,9 @@ def _alone(lock: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             lock.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(lock.open("ab")), fcntl.LOCK_EX)
+            handle = open_at_once(lock, os.O_WRONLY | os.O_CREAT)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ablate.data.tensors import read_tensors
 from ablate.places import Place
-from ablate.storage import write_atomically
+from ablate.storage import read_file, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Checkpoints:
         """Return the saved state, or None where there is none or it cannot be read."""
         path = self.path(key)
         try:
-            state: dict[str, Any] = read_tensors(io.BytesIO(path.read_bytes()), device)
+            state: dict[str, Any] = read_tensors(io.BytesIO(read_file(path)), device)
         except FileNotFoundError:
             return None
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -149,7 +150,10 @@ class Pack:
             splits["test"] = self.dataset.test
         for name, split in splits.items():
             if name == "test":
-                metrics["test_loss"], metrics["test_accuracy"] = member.trainer.evaluate(split)
+                test_loss, metrics["test_accuracy"] = member.trainer.evaluate(split)
+                # The ledger takes a NaN for damage, unless the validation images ended so too.
+                if not math.isnan(test_loss) or math.isnan(metrics["val_loss"]):
+                    metrics["test_loss"] = test_loss
             for statistics in STATISTICS:
                 accuracy = member.trainer.evaluate(split, statistics)[1]
                 metrics[f"{name}_accuracy_{statistics}_statistics"] = accuracy
