@@ -16,7 +16,7 @@ import click
 import ablate
 from ablate.errors import AblateError, SweepStoppedError, UsageError
 from ablate.places import ObjectPath, Place, local_view, to_place
-from ablate.signals import graceful_signals
+from ablate.signals import graceful_signals, interrupts_noted
 
 if TYPE_CHECKING:
     from ablate.report.build import Report
@@ -30,7 +30,8 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with interrupts_noted():
+                return super().invoke(ctx)
         except AblateError as error:
             click.echo(str(error), err=True)
             ctx.exit(error.exit_code)

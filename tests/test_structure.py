@@ -27,6 +27,7 @@ LAYERS = {
 }
 BASE = {
     "errors",
+    "files",
     "checked",
     "seeds",
     "places",
