@@ -29,6 +29,8 @@ BASE = {
     "errors",
     "files",
     "checked",
+    "command_lines",
+    "redaction",
     "seeds",
     "places",
     "storage",
