@@ -27,7 +27,7 @@ FILE = """
 name: pasted
 fixed: {depth: 8, width: 4, epochs: 1, num_train: 300}
 axes: {arm: {plain: {shortcut: none}}}
-tune: {batch_size: {low: 64, high: 128, step: 64}}
+tune: {batch_size: {low: 96, high: 144, step: 48}}
 budget: {trials_per_cell: 1}
 confirm: {seeds: 2}
 profiles: {"other+one": {confirm: {seeds: 1}}}
@@ -171,7 +171,7 @@ def test_what_a_sweep_prints_can_be_pasted(pasted):
     report = re.search(r"^Next: (.*)   or browse: (.*)$", done.stdout, re.MULTILINE)
     made = paste(report[1], here)
     assert made.returncode == 0, made.stderr
-    assert "| plain" in made.stdout
+    assert made.stdout.startswith("# pasted@other+one")
     assert parsed(words_of(report[2], here)) == {"sweep": None, "out": out, "port": 5000}
     settles = re.findall(r"To settle it, run: (.*) \(it ", made.stdout)
     assert settles
