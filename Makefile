@@ -1,7 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
+OLDEST := .venv-oldest/bin
+TORCH_TESTS := $(addprefix tests/test_, training.py methods.py modulation.py orthogonality.py layerwise.py norms.py \
+	models.py every_row.py diagnostics.py augment.py data.py image_folder.py reproduce.py)
 
-.PHONY: setup sweep test lint clean
+.PHONY: setup sweep test test-oldest lint clean
 
 setup: .venv/installed
 
@@ -19,10 +22,21 @@ sweep: setup
 test: setup
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
+# Before a release: what trains, with the oldest torch that pyproject.toml allows.
+test-oldest: .venv-oldest/installed
+	$(OLDEST)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(TORCH_TESTS)
+
+.venv-oldest/installed: requirements.lock constraints-oldest.txt pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	grep -Ev '^(torch|triton|nvidia-|cuda-)' requirements.lock > .venv-oldest/others.txt
+	$(OLDEST)/pip install --quiet -r .venv-oldest/others.txt -r constraints-oldest.txt
+	$(OLDEST)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-oldest build *.egg-info

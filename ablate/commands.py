@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import ablate
+from ablate.command_lines import DEFAULT_OUT, Commands
 from ablate.errors import AblateError, SweepStoppedError, UsageError
 from ablate.places import ObjectPath, Place, local_view, to_place
-from ablate.signals import graceful_signals
+from ablate.signals import graceful_signals, interrupts_noted
 
 if TYPE_CHECKING:
     from ablate.report.build import Report
-
-DEFAULT_OUT = Path("runs")
+    from ablate.sweep.runner import Outcome
 
 
 class Group(click.Group):
@@ -30,7 +30,8 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with interrupts_noted():
+                return super().invoke(ctx)
         except AblateError as error:
             click.echo(str(error), err=True)
             ctx.exit(error.exit_code)
@@ -144,9 +145,10 @@ def sweep(
     for line in plan.lines():
         click.echo(line)
 
-    from ablate.sweep.runner import run_plan
+    from ablate.sweep.runner import run_plan, where_options
 
     sweep_id = plan.spec.sweep_id
+    where = where_options(device, address)
     try:
         outcome = run_plan(
             plan,
@@ -159,7 +161,7 @@ def sweep(
         )
     except KeyboardInterrupt:  # Before or after the trials; between them Ray Tune stops by itself.
         raise SweepStoppedError(
-            f"stopped; what had ended is in the ledger. To go on:\n  {plan.command('sweep')}"
+            f"stopped; what had ended is in the ledger. To go on:\n  {plan.command('sweep', where)}"
         ) from None
     if outcome.num_not_mirrored:
         click.echo(
@@ -170,12 +172,11 @@ def sweep(
         reached = f"The time limit of {time_limit:g} min was reached. " if outcome.is_out_of_time else ""
         click.echo(
             f"{reached}{outcome.num_finished} of {plan.declaration.num_trials} trials have ended, "
-            f"{outcome.num_failed} of them failed. To go on:\n  {plan.command('sweep')}",
+            f"{outcome.num_failed} of them failed.{_advice(outcome)}\n  {plan.command('sweep', where)}",
             err=True,
         )
         sys.exit(1)
-    where = "" if out == DEFAULT_OUT else f" --out {out}"
-    click.echo(f"Next: python cli.py report{where}   or browse: python cli.py ui{where}")
+    click.echo(f"Next: {Commands(out).line('report')}   or browse: {Commands(out).line('ui')}")
 
 
 @main.command()
@@ -220,8 +221,9 @@ def status(sweep: str | None, out: Place, as_json: bool) -> None:
 
     folder = SweepFolder(out, find_sweep(sweep, out))
     declaration = folder.read_declaration()
+    running = folder.read_running() if is_locked(folder.path / "lock") else set()
     cells = collect(declaration, folder.read_proposals(), Ledger(out, is_read_only=True))
-    content = status(declaration, cells, is_running=is_locked(folder.path / "lock"))
+    content = status(declaration, cells, running=running)
     if as_json:
         click.echo(json.dumps(content, indent=1))
         return
@@ -347,13 +349,21 @@ def find_sweep(sweep: str | None, out: Place) -> str:
     if sweep is None:
         known = sweeps(out)
         if not known:
-            raise UsageError(f"no sweep in {out} yet. Run: python cli.py sweep FILE --out {out}")
+            raise UsageError(f"no sweep in {out} yet. Run: {Commands(out).line('sweep', 'FILE')}")
         return known[-1]
     if sweep.endswith((".yaml", ".yml")):
         from ablate.sweep.spec import load_spec
 
         return load_spec(Path(sweep)).sweep_id
     return sweep
+
+
+def _advice(outcome: Outcome) -> str:
+    """Return what to do before the command that goes on: it trains failed trials again as they were."""
+    if outcome.error:
+        return f" They would fail again: {outcome.error}\nWhen that is mended, go on with:"
+    memory = " Where memory was short, take fewer --jobs." if outcome.is_short_of_memory else ""
+    return f"{memory} To go on:"
 
 
 def _write_report(out: Place, sweep_id: str, to: Path) -> Path | None:

@@ -16,6 +16,7 @@ import ablate.rows  # noqa: F401  (registers the built-in rows)
 from ablate import registry
 from ablate.errors import UsageError, choices_text
 from ablate.registry import KINDS, Parameter, Row, Value
+from ablate.signals import was_interrupted
 
 STATISTICS = ("running", "estimated", "batch")
 """The statistics that batch norm can be evaluated with. Every complete confirm trial records its accuracy with each."""
@@ -196,7 +197,10 @@ def check_parameter(name: str, value: Any) -> Value:
     Raises:
         ConfigError: There is no such parameter, or it cannot take this value.
     """
-    known = parameters()
+    return _checked(name, value, parameters())
+
+
+def _checked(name: str, value: Any, known: Mapping[str, Parameter]) -> Value:
     if name not in known:
         raise ConfigError(f"unknown parameter '{name}'. {choices_text(name, known)}", name)
     try:
@@ -222,7 +226,8 @@ def resolve(settings: Mapping[str, Any]) -> TrialConfig:
     Raises:
         ConfigError: A parameter is unknown, has a wrong value, or a row does not allow the combination.
     """
-    checked = {name: check_parameter(name, value) for name, value in settings.items()}
+    known = parameters()
+    checked = {name: _checked(name, value, known) for name, value in settings.items()}
     active = active_parameters(checked)
     values = {name: checked.get(name, parameter.default) for name, parameter in active.items()}
     core: dict[str, Any] = {name: values.pop(name) for name in CORE}
@@ -238,6 +243,8 @@ def _refusal(config: TrialConfig, row: Row) -> tuple[str, str]:
     """Return (parameter, message) of a row's check; ("", "") where it allows the configuration."""
     try:
         parameter, message = (row.check(config) if row.check else None) or ("", "")
-    except Exception as error:
+    except BaseException as error:
+        if was_interrupted():
+            raise
         return row.kind, f"the check of {registry.described(row)} failed: {registry.error_text(error)}"
     return parameter, message

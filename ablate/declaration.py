@@ -5,6 +5,7 @@ A sweep's folder under the output folder:
     <sweep>/declaration.json    the present declaration: cells, budget, data, report options
     <sweep>/resolved.yaml       the sweep file after profile and --set
     <sweep>/proposals.jsonl     one line for every trial, written before the trial is launched
+    <sweep>/running.json        what the driver has launched and not yet heard of; true while it holds the lock
     <sweep>/mlflow_runs.json    ids of the experiment and of the cells' runs in MLflow, for the report's links
 
 Beside the ledger's folders, ledger/latest_sweep names the sweep that was declared last.
@@ -12,22 +13,23 @@ Beside the ledger's folders, ledger/latest_sweep names the sweep that was declar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ablate.checked import STRICT, Count, Key, from_json, from_plain
+from ablate.command_lines import Commands
 from ablate.config import as_read
 from ablate.errors import DamagedError, UsageError, choices_text
 from ablate.ledger import Ledger, TrialRecord
 from ablate.places import Place
-from ablate.storage import Lines, OddFileError, listed, read_file, write_atomically
+from ablate.storage import Lines, OddFileError, listed, read_file, write_atomically, write_view
 
 SCHEMA_VERSION = 2
 """1: without `space` of a cell, `runner_up`, `audit`, `design` and `components`."""
@@ -39,6 +41,7 @@ ENOUGH_IMAGES = 100
 EXTRA_PHASES = ("runner_up", "audit")
 """Trials beside the table: the runner-up's confirm trials, and stopped trials that are run to their end."""
 LATEST = "ledger/latest_sweep"
+RUNNING = "running.json"
 MLFLOW_RUNS = "mlflow_runs.json"
 """File in a sweep's folder with the ids of its experiment and its cells' runs, written by the mirror."""
 log = logging.getLogger(__name__)
@@ -108,10 +111,10 @@ class Declaration:
     num_train, num_val, num_test, num_classes and image_shape [C, H, W]; since there is a second version test_counts,
     the test images of each class, and absent, {part: classes without an image in it}. `report` has rows, columns,
     metric, baseline. `file` is the sweep file's name
-    as `public_file` gives it. `history` holds the hash of every declaration so far, the present one last.
-    `runner_up` says whether the second best configuration is confirmed too, `audit` how many stopped trials of a
-    cell are run to their end: neither counts in `num_trials`. `components` are
-    those that each level of the axis `arm` switches on, empty without a `design`.
+    as `public_file` gives it, `path` its path as it was given, which only the terminal shows. `history` holds the hash
+    of every declaration so far, the present one last. `runner_up` says whether the second best configuration is
+    confirmed too, `audit` how many stopped trials of a cell are run to their end: neither counts in `num_trials`.
+    `components` are those that each level of the axis `arm` switches on, empty without a `design`.
     """
 
     sweep: str
@@ -129,6 +132,7 @@ class Declaration:
     tune: dict[str, Any]
     data: dict[str, Any]
     file: str = ""
+    path: str = ""
     overrides: list[str] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
     runner_up: bool = False
@@ -172,14 +176,11 @@ class Declaration:
             ):
                 raise ValueError(f"report.{name} must be the name of an axis, a level or a metric")
 
-    def command(self, name: str, file: str = "", out: str = "") -> str:
-        """Return the command line that runs `name` on this sweep again; without `file` its name alone."""
-        parts = ["python", "cli.py", name, file or self.file]
-        if self.profile:
-            parts += ["--profile", self.profile]
-        for override in self.overrides:
-            parts += ["--set", override]
-        return shlex.join([*parts, "--out", out] if out else parts)
+    def command(self, name: str, commands: Commands, options: Mapping[str, str | None] | None = None) -> str:
+        """Return the command line that runs `name` on this sweep again, with further options."""
+        file = commands.file(self.path, public_file(self.file) or f"{self.name}.yaml")
+        own = {"profile": self.profile, "set": self.overrides}
+        return commands.line(name, file, options={**own, **(options or {})})
 
     def seeds_of(self, levels: Mapping[str, str]) -> int:
         """Return how many confirm seeds the cell of these levels has."""
@@ -339,7 +340,7 @@ class SweepFolder:
             raise UsageError(
                 f"no sweep '{self.sweep}' in {self.out}. {choices_text(self.sweep, known)}"
                 if known
-                else f"no sweep in {self.out} yet. Run: python cli.py sweep FILE --out {self.out}"
+                else f"no sweep in {self.out} yet. Run: {Commands(self.out).line('sweep', 'FILE')}"
             )
         try:
             content = read_file(file)
@@ -370,6 +371,22 @@ class SweepFolder:
     @functools.cached_property
     def _proposals(self) -> Lines:
         return Lines(self.path / "proposals.jsonl")
+
+    def write_running(self, running: Iterable[tuple[str, str]]) -> None:
+        """Say which trials are under way, as (cell, key).
+
+        It is not flushed to the disk, which would double the work of a trial's end: after a crash nobody reads it.
+        """
+        with contextlib.suppress(OSError):
+            write_view(self.path / RUNNING, json.dumps(sorted(running)).encode())
+
+    def read_running(self) -> set[tuple[str, str]]:
+        """Return which trials are under way if a driver is at work, as (cell, key); empty where it cannot be read."""
+        try:
+            content = json.loads(read_file(self.path / RUNNING))
+            return {(str(cell), str(key)) for cell, key in content}
+        except (OSError, ValueError, TypeError, RecursionError):
+            return set()
 
     def append_proposal(self, proposal: Proposal) -> None:
         """Record a proposal; it is on the disk when this returns."""

@@ -17,12 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate.errors import UsageError, choices_text, shown
+from ablate.files import read_regular
+from ablate.signals import was_interrupted
 
 if TYPE_CHECKING:
     from ablate.config import TrialConfig
 
 Value = None | bool | int | float | str | tuple[float, ...]
 
+FLOAT32 = (1.1754943508222875e-38, 1e32)
+"""The smallest number that every device keeps apart from 0; and the largest one, 3.4e38, less the factor 1e6 by which
+Adam's first step can exceed lr."""
+MAX_INT = 2**31 - 1
+MAX_IMPORT_BYTES = 10_000_000
 KINDS = (
     "dataset", "augment", "model", "norm", "statistics", "init", "regularizer", "modulation", "optimizer",
     "lr_schedule",
@@ -33,9 +40,9 @@ KINDS = (
 class Parameter:
     """One parameter of a trial: its type, its default and the values it takes.
 
-    `low` and `high` are inclusive unless `low_open`. `choices` are the allowed strings. `row_kind` says that the
-    value names a row of that kind. `type` is bool, int, float, str, "window": a pair 0 <= start <= end <= 1, or
-    "steps": a pair of whole numbers 0 <= start <= end.
+    `low` and `high` are inclusive unless `low_open`; a float must be in float32's range too, in which nets compute.
+    `choices` are the allowed strings. `row_kind` says that the value names a row of that kind. `type` is bool, int,
+    float, str, "window": a pair 0 <= start <= end <= 1, or "steps": a pair of whole numbers 0 <= start <= end.
     `refused` are pairs of a string that one might expect among the choices, and why it is none.
     `unwritten` is empty or holds one value: that of every trial before the parameter existed. With this value the
     parameter, and the row that it names, stay out of fingerprints and of cells' keys; what an earlier version wrote
@@ -88,15 +95,20 @@ class Parameter:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             raise ValueError(f"{self.name} must be {self.rule()}, but got {shown(value)}")
         number: int | float = value
-        if self.type == "int":
-            if number in (float("inf"), float("-inf")) or int(number) != number:
-                raise ValueError(f"{self.name} must be {self.rule()}, but got {shown(value)}")
-            number = int(number)
-        else:
-            number = float(number)
+        is_int = self.type == "int"
+        if number in (float("inf"), float("-inf")) or (is_int and int(number) != number):
+            raise ValueError(f"{self.name} must be {self.rule()}, but got {shown(value)}")
+        number = int(number) if is_int else float(number)
         below = self.low is not None and (number <= self.low if self.low_open else number < self.low)
         if below or (self.high is not None and number > self.high):
             raise ValueError(f"{self.name} must be {self.rule()}, but got {shown(value)}")
+        if is_int and abs(number) > MAX_INT:
+            raise ValueError(f"{self.name} must be {self.rule()} and at most {MAX_INT}, but got {shown(value)}")
+        if not is_int and number and not FLOAT32[0] <= abs(number) <= FLOAT32[1]:
+            size = f"a size from {FLOAT32[0]:.2g} to {FLOAT32[1]:.2g}"
+            raise ValueError(
+                f"{self.name} must be {self.rule()} that float32 can hold ({size}), but got {shown(value)}"
+            )
         return number
 
     def _check_window(self, value: Any) -> Value:
@@ -244,9 +256,10 @@ def load_imports(paths: Iterable[Path]) -> None:
     global _loading_origin
     for path in paths:
         try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        except OSError as error:
-            raise UsageError(f"cannot read the import {path}: {error.strerror}") from None
+            digest = hashlib.sha256(read_regular(path, MAX_IMPORT_BYTES, "an import")).hexdigest()[:12]
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"cannot read the import {path}: {reason}") from None
         known = _imported.get(str(path.resolve()))
         if known == digest:
             continue
@@ -264,7 +277,9 @@ def load_imports(paths: Iterable[Path]) -> None:
             _check_targets(digest)
         except UsageError as error:
             raise UsageError(f"the import {path} is not right: {error}") from None
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if was_interrupted():
+                raise
             raise UsageError(f"the import {path} failed: {error_text(error)}") from error
         finally:
             _loading_origin = ""
@@ -276,7 +291,9 @@ def _check_targets(origin: str) -> None:
     for row in (row for known in _rows.values() for row in known.values() if row.origin == origin):
         try:
             target = row.load()
-        except Exception as error:
+        except BaseException as error:
+            if was_interrupted():
+                raise
             raise UsageError(f"the target {row.target!r} of {described(row)} fails: {error_text(error)}") from error
         if row.kind != "norm" and not callable(target):
             raise UsageError(f"the target of {described(row)} must be callable, but got {target!r}")

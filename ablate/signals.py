@@ -25,6 +25,15 @@ def graceful_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def interrupts_noted() -> Iterator[None]:
+    """Let `was_interrupted` tell a KeyboardInterrupt of Ctrl-C from one that a user's code raised."""
+    if _is_main_thread():
+        _came.clear()
+    with _handled_by({signal.SIGINT: _interrupt}):
+        yield
+
+
+@contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
     """Raise KeyboardInterrupt at the end of the block where SIGINT or SIGTERM came within it.
 
@@ -45,7 +54,7 @@ def interrupts_deferred() -> Iterator[None]:
 
 
 def was_interrupted() -> bool:
-    """Say whether a signal came since `graceful_signals` was entered."""
+    """Say whether a signal came since `graceful_signals` or `interrupts_noted` was entered."""
     return _came.is_set()
 
 

@@ -153,6 +153,18 @@ def write_atomically(path: Place, content: bytes) -> None:
             os.close(folder)
 
 
+def write_view(path: Place, content: bytes) -> None:
+    """Write a file whole, as `write_atomically` does, but without waiting for the disk: a crash may lose it."""
+    if isinstance(path, ObjectPath):
+        path.put(content)
+        return
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+
+
 def move(path: Place, target: Place) -> None:
     """Rename a file; an object is copied, then deleted."""
     if isinstance(path, Path):

@@ -116,8 +116,9 @@ def test_status_counts_them_apart(tmp_path):
         for phase in ("runner_up", "audit")
     }
     assert {"complete", None} == {state for found in states.values() for state in found}
-    for is_running, word in ((True, "running"), (False, "waiting")):
-        found = status(declaration, trials, is_running=is_running)
+    every = {(t.cell.key, p.key) for t in trials for p, _ in t.extra}
+    for running, word in ((every, "running"), (set(), "waiting")):
+        found = status(declaration, trials, running=running)
         assert found["beside_the_table"] == {
             phase: {
                 name: of_phase.count(state) for name, state in (("complete", "complete"), (word, None))

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -206,6 +207,12 @@ def test_train_runs_one_trial_without_ray(folder):
             ["--cell", "arm=plain", "--with", "depth=20"],
             "--with depth=20: needs PARAMETER=VALUE with a tuned parameter",
         ),
+        (["--cell", "arm=plain", "--with", "lr=1_4"], "--with lr=1_4: '1_4' is no plain number: leave out _, : and"),
+        (["--cell", "arm=plain", "--with", "lr=[1"], "--with lr=[1: not YAML: expected ',' or ']'"),
+        (
+            ["--cell", "arm=plain", "--with", "lr=1e+39"],
+            "--with lr=1e+39: lr must be a number > 0 that float32 can hold",
+        ),
         (["--cell", "arm=plain", "--with", "lr=-1"], "--with lr=-1: lr must be a number > 0, but got -1"),
         (
             ["--cell", "arm=plain", "--set", "tune.optimizer=[sgd, adam]", "--with", "optimizer=adma"],
@@ -235,6 +242,29 @@ def test_train_refuses_what_it_cannot_run(folder, options, message):
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize("name", ["sweep", "plan", "train"])
+def test_an_import_that_raises_keyboard_interrupt_is_an_error_and_ctrl_c_within_one_stops(folder, name):
+    (folder / "tiny.yaml").write_text(f"{FILE}imports: [ends.py]\n")
+    options = ["--cell", "arm=plain"] if name == "train" else []
+    (folder / "ends.py").write_text("raise KeyboardInterrupt")
+    done = invoke(name, "tiny.yaml", *options)
+    assert (done.exit_code, done.stderr) == (2, "tiny.yaml:7:11: the import ends.py failed: KeyboardInterrupt\n")
+    (folder / "ends.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
+    done = invoke(name, "tiny.yaml", *options)
+    assert (done.exit_code, done.stderr) == (1, "stopped\n")
+
+
+def test_a_pipe_among_the_imports_of_a_trial_is_refused(folder):
+    os.mkfifo(folder / "odd.py")
+    done = invoke("reproduce", "ab", "--import", "odd.py", "--out", "runs")
+    assert done.exit_code == 2
+    (folder / "odd.yaml").symlink_to("odd.py")
+    for command in (["plan", "odd.yaml"], ["status", "odd.yaml"], ["report", "odd.yaml"], ["ui", "odd.yaml"]):
+        done = invoke(*command)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+        assert "a sweep file must be a regular file, but this is a pipe" in done.stderr
 
 
 def test_the_schema_beside_the_search_spaces_is_the_present_one():

@@ -487,7 +487,7 @@ def test_status_counts_every_planned_trial_once(troubled):
     found = sweep_status(troubled.folder.parent / "runs")
     counts = found["trials"]
     assert counts == {
-        "planned": 81, "waiting": 1, "running": 1, "complete": 50, "pruned": 9, "diverged": 10, "failed": 10,
+        "planned": 81, "waiting": 2, "running": 0, "complete": 50, "pruned": 9, "diverged": 10, "failed": 10,
     }  # fmt: skip
     assert counts["planned"] == sum(counts.values()) - counts["planned"]
     assert len(found["trial_keys"]) == 69  # a failed trial runs again
@@ -495,15 +495,24 @@ def test_status_counts_every_planned_trial_once(troubled):
     json.dumps(found, allow_nan=False)
 
 
-def test_status_of_a_sweep_that_stopped_has_nothing_running(troubled):
-    counts = sweep_status(troubled.folder.parent / "runs", is_running=False)["trials"]
-    assert (counts["waiting"], counts["running"]) == (2, 0)
+def test_status_has_running_what_the_driver_has_launched_and_nothing_else(troubled):
+    out = troubled.folder.parent / "runs"
+    folder = SweepFolder(out, SWEEP)
+    cells = collect(folder.read_declaration(), folder.read_proposals(), Ledger(out))
+    trials = [(t.cell.key, p.key, r and r.state) for t in cells for p, r in (*t.tune, *t.confirm)]
+    (proposed,) = [(cell, key) for cell, key, state in trials if state is None]
+    failed = next((cell, key) for cell, key, state in trials if state == "failed")
+    complete = next((cell, key) for cell, key, state in trials if state == "complete")
+    counts = sweep_status(out, running={proposed, failed, complete, ("another", proposed[1])})["trials"]
+    assert counts == {
+        "planned": 81, "waiting": 1, "running": 2, "complete": 50, "pruned": 9, "diverged": 10, "failed": 9,
+    }  # fmt: skip
 
 
 def test_status_lines_name_every_cell(troubled, tmp_path):
     lines = status_lines(sweep_status(troubled.folder.parent / "runs"))
     assert lines[0] == f"{SWEEP}: 81 trials planned"
-    assert lines[1] == "  1 waiting, 1 running, 50 complete, 9 pruned, 10 diverged, 10 failed"
+    assert lines[1] == "  2 waiting, 0 running, 50 complete, 9 pruned, 10 diverged, 10 failed"
     assert len(lines) == 2 + len(ARMS) * len(DEPTHS)
     assert re.fullmatch(r"  depth=56, arm=plain +\d+\.\d \(n=3, 1 diverged\)", lines[6])
     SweepFolder(tmp_path, SWEEP).write_declaration(Synthetic(tmp_path).declaration(), "")

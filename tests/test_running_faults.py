@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,10 +10,12 @@ from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
+from click.testing import CliRunner
 from gated_rows import NUM_TRIALS, GatedSweep, ended
 from services import fill, small_disk
 from test_sweep import ROOT
 
+from ablate.commands import main
 from ablate.declaration import SweepFolder
 from ablate.ledger import Ledger, TrialRecord
 
@@ -157,9 +160,13 @@ def test_the_same_sweep_started_twice_is_refused_and_the_first_goes_on(tmp_path,
     process = sweep.start_until(1)
     second = GatedSweep(tmp_path).start()
     _, errors = second.communicate(timeout=120)
+    told = CliRunner().invoke(main, ["status", sweep.name, "--out", str(sweep.out), "--json"])
+    counts = json.loads(told.stdout)["trials"]
+    assert counts["running"] == sweep.jobs
+    assert counts["waiting"] == NUM_TRIALS - sweep.jobs - len(sweep.ledger())
     assert second.returncode == 2
     assert errors.splitlines() == [
-        "the sweep 'gated' is running already in runs; how far it is says: python cli.py status gated --out runs"
+        "the sweep 'gated' is running already in runs; how far it is says: python cli.py status gated"
     ]
     sweep.open()
     _, errors = process.communicate(timeout=300)

@@ -11,6 +11,7 @@ import pytest
 from ablate.declaration import collect
 from ablate.ledger import Ledger, TrialRecord
 from ablate.registry import KINDS
+from ablate.report.summary import status
 from ablate.sweep.plan import make_plan
 from ablate.sweep.runner import cell_runs
 from ablate.sweep.schedule import Schedule
@@ -99,6 +100,33 @@ def test_every_cell_gets_the_same_trials_and_confirm_seeds(tmp_path):
     for trials in collect(sweep.plan.declaration, sweep.plan.folder.read_proposals(), sweep.ledger):
         assert [proposal.number for proposal, _ in trials.tune] == list(range(7))
         assert [proposal.number for proposal, _ in trials.confirm] == list(range(3))
+
+
+def test_what_is_under_way_is_written_beside_the_proposals_and_forgotten_by_the_next_run(tmp_path):
+    sweep = Sweep(tmp_path)
+    folder, declaration = sweep.plan.folder, sweep.plan.declaration
+    packs = [sweep.schedule.next_pack() for _ in range(2)]
+    launched = {(pack.proposals[0].cell, pack.proposals[0].key) for pack in packs}
+    assert folder.read_running() == launched
+
+    def counted():
+        cells = collect(declaration, folder.read_proposals(), sweep.ledger)
+        return status(declaration, cells, running=folder.read_running())["trials"]
+
+    assert (counted()["running"], counted()["waiting"]) == (2, 38)
+    sweep.finish(packs[0])
+    assert folder.read_running() == {(packs[1].proposals[0].cell, packs[1].proposals[0].key)}
+    assert (counted()["running"], counted()["waiting"]) == (1, 38)
+    Sweep(tmp_path)
+    assert folder.read_running() == set()
+    assert (counted()["running"], counted()["waiting"]) == (0, 39)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b"3", b"[3]", b'{"a": 1}', b"[[1, 2, 3]]"])
+def test_a_damaged_list_of_what_is_under_way_is_an_empty_one(tmp_path, content):
+    folder = Sweep(tmp_path).plan.folder
+    (folder.path / "running.json").write_bytes(content)
+    assert folder.read_running() == set()
 
 
 def test_seeds_are_paired_across_cells_and_confirm_seeds_are_fresh(tmp_path):

@@ -1,11 +1,15 @@
 """Every mistake in a sweep file ends in one line that says where it is and which rule it breaks."""
 
+import os
 import pickle
 import re
+import socket
 import sys
+from pathlib import Path
 
 import pytest
 
+from ablate import registry
 from ablate.errors import SpecError
 from ablate.sweep.spec import load_spec
 
@@ -50,7 +54,7 @@ MISTAKES = {
     # sizes: each would take minutes, all memory or a number too large for a float
     "too_many_seeds": ("confirm: {seeds: 1000000000}", "2:.*", "at most 1000000 trials, but 1 cells make 100000000"),
     "step_of_next_to_nothing": (
-        "tune: {lr: {low: 1, high: 1e+300, step: 1e-300}}", "3:41", "step must divide high - low = 1e.300, but got",
+        "tune: {lr: {low: 1, high: 1e+30, step: 1e-300}}", "3:40", "step must divide high - low = 1e.30, but got",
     ),
     "too_many_definitions": (
         f"tune: {{lr: [{', '.join(['{low: 0.1, high: 1, when: {optimizer: sgd}}'] * 101)}]}}", "3:12",
@@ -102,6 +106,35 @@ MISTAKES = {
     "very_deep": ("fixed: " + "[" * 1500, "1:1", "not YAML: nested deeper than 20 levels"),
     "surrogate": ('question: "\\ud800"', "3:11", "a lone surrogate"),
     "surrogate_key": ('"\\ud800": 1', "3:1", "a lone surrogate"),
+    "underscores": ("fixed: {epochs: 1_4}", "3:17", "'1_4' is no plain number: leave out _, : and leading"),
+    "octal_of_yaml_1_1": ("seed: 010", "3:7", "'010' is no plain number"),
+    "leading_zero": ("fixed: {lr: 01.5}", "3:13", "'01.5' is no plain number"),
+    "binary": ("fixed: {epochs: 0b11}", "3:17", "'0b11' is no plain number"),
+    "underscored_level": ("axes: {depth: [20, 3_2]}", "3:20", "'3_2' is no plain number"),
+    "underscored_choice": ("tune: {lr: [0.1, 0.0_1]}", "3:18", "'0.0_1' is no plain number"),
+    "tagged_underscores": ("seed: !!int 1_4", "3:7", "'1_4' is no plain number"),
+    "sexagesimal": ("fixed: {epochs: 1:30}", "3:17", "epochs must be an integer >= 1, but got '1:30'"),
+    "nearly_zero": ("fixed: {lr: 1e-400}", "3:13", "a number must not be so near to 0, but got '1e-400'"),
+    # numbers that nets cannot compute with
+    "beyond_float32": (
+        "fixed: {lr: 1e+39}", "3:13",
+        r"lr must be a number > 0 that float32 can hold \(a size from 1.2e-38 to 1e\+32\), but got 1e\+39",
+    ),
+    "below_float32": ("fixed: {lr: 1e-46}", "3:13", "lr must be a number > 0 that float32 can hold"),
+    "level_beyond_float32": ("axes: {lr: [0.1, 1e+300]}", "3:18", "lr must be a number > 0 that float32 can hold"),
+    "choice_beyond_float32": ("tune: {lr: [0.1, 1e+39]}", "3:18", "lr must be a number > 0 that float32 can hold"),
+    "range_beyond_float32": (
+        "tune: {lr: {low: 0.1, high: 1e+39, log: true}}", "3:29", "lr must be a number > 0 that float32 can hold",
+    ),
+    "option_beyond_float32": (
+        "fixed: {regularizer: l2, weight_decay: 1e+39}", "3:40", "weight_decay must be a number >= 0 that float32 can",
+    ),
+    "option_of_an_arm_below_float32": (
+        "axes: {arm: {a: {regularizer: orthonormal, ortho_weight: 1e-60}}}", "3:58", "ortho_weight must be a number",
+    ),
+    "integer_beyond_all_sizes": (
+        "fixed: {width: 9e30}", "3:16", "width must be an integer >= 1 and at most 2147483647, but got 9e",
+    ),
     "open_bracket": ("fixed: {lr: 1", "3:14", "not YAML: expected ',' or '}'"),
     "tab": ("fixed:\n\tlr: 1", "4:1", "not YAML: found character"),
     "two_documents": ("---\nseed: 1", "3:1", "not YAML: but found another document"),
@@ -288,6 +321,9 @@ MISTAKES = {
         "at least 64×64, but those of cifar10 are 16×16. Nets for small images: cifar, dirac",
     ),
     # imports
+    "import_that_is_a_device": (
+        "imports: [/dev/zero]", "3:11", "the import /dev/zero: an import must be a regular file, but this is a device",
+    ),
     "missing_import": ("imports: [none.py]", "3:11", "cannot read the import .*none.py"),
 }  # fmt: skip
 
@@ -435,10 +471,94 @@ def test_many_aliases_end_in_an_error(tmp_path):
     assert "more than 20000 entries" in problems_of(tmp_path, "\n".join(lines))[0]
 
 
+MERGES = {
+    "nested": ["a0: &a0 {x: 1}"] + [f"a{i}: &a{i}\n  <<: [*a{i - 1}, *a{i - 1}]" for i in range(1, 30)],
+    "of_merged_lists": ["a0: &a0 [{x: 1}, {y: 1}]"]
+    + [f"a{i}: &a{i} [{{<<: *a{i - 1}}}, {{<<: *a{i - 1}}}]" for i in range(1, 30)],
+    "of_aliases": ["a0: &a0 {x: 1, y: 2}"]
+    + [f"a{i}: &a{i} {{<<: *a{i - 1}, x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, 30)],
+    "of_one_long_list": [f"a0: &a0 [{'{},' * 5000}]", "a1:", *["  <<: *a0"] * 5000],
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("case", MERGES)
+def test_merges_of_merges_end_in_an_error(tmp_path, case):
+    assert "more than 20000 entries, aliases and merges counted" in problems_of(tmp_path, "\n".join(MERGES[case]))[0]
+
+
+def test_a_long_chain_of_merges_ends_in_errors(tmp_path):
+    chain = [f"a{i}: &a{i} {{<<: *a{i - 1}}}" for i in range(1, 400)]
+    problems = problems_of(tmp_path, "\n".join([HEAD + "a0: &a0 {x: 1}", *chain]))
+    assert any("nested deeper than 20 levels" in problem for problem in problems)
+
+
+@pytest.mark.timeout(120)
+def test_a_file_with_too_many_entries_is_read_no_further(tmp_path):
+    problems = problems_of(tmp_path, f"{HEAD}tune: {{lr: [{'1,' * 400_000}]}}")
+    assert re.match("3:.*: the file has more than 20000 entries", problems[0])
+
+
+def test_of_very_many_mistakes_the_first_hundred_are_told(tmp_path):
+    fixed = "".join(f"  k{i}: 1\n" for i in range(1000))
+    problems = problems_of(tmp_path, f"{HEAD}profiles: {{a: {{axes: null}}}}\nfixed:\n{fixed}")
+    assert len(problems) == 100
+    assert problems[1].startswith("6:3: unknown parameter 'k1'")
+
+
+def test_a_directive_brings_no_other_yaml(tmp_path):
+    text = f"%YAML 1.1\n---\n{HEAD}seed: 010\nfixed: {{epochs: 1:30}}\ntune: {{lr: {{low: 1, high: 2, log: yes}}}}"
+    problems = problems_of(tmp_path, text)
+    assert [problem.partition(": ")[0] for problem in problems[:3]] == ["5:7", "6:17", "7:35"]
+    assert "'yes' is no boolean: write true or false" in problems[2]
+
+
+def _fifo(path):
+    os.mkfifo(path)
+
+
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(path))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("make", "kind"), [(_fifo, "a pipe"), (_socket, "a socket"), (Path.mkdir, "a directory")])
+def test_only_regular_files_are_read(tmp_path, monkeypatch, make, kind):
+    monkeypatch.chdir(tmp_path)
+    make(Path("odd.yaml"))
+    (tmp_path / "link.yaml").symlink_to("odd.yaml")
+    for name in ("odd.yaml", "link.yaml"):
+        with pytest.raises(SpecError, match=f"^{name}: cannot read .* must be a regular file, but this is {kind}$"):
+            load_spec(Path(name))
+    problems = problems_of(tmp_path, HEAD + "imports: [odd.yaml]")
+    assert re.match(f"3:11: cannot read the import .*must be a regular file, but this is {kind}$", problems[0])
+
+
 def test_failing_import_is_told_at_its_line(tmp_path):
     (tmp_path / "failing.py").write_text("1 / 0")
     problems = problems_of(tmp_path, HEAD + "imports:\n  - failing.py\n")
     assert re.match("4:5: the import .* failed: ZeroDivisionError", problems[0])
+
+
+@pytest.mark.parametrize(
+    "raised", ["KeyboardInterrupt", "SystemExit(0)", "GeneratorExit", "type('Own', (BaseException,), {})"]
+)
+def test_whatever_an_import_raises_is_an_error_of_the_import(tmp_path, raised):
+    (tmp_path / "ending.py").write_text(f"raise {raised}")
+    problems = problems_of(tmp_path, HEAD + "imports: [ending.py]")
+    name = re.search(r"\w+", raised.replace("type('", ""))[0]
+    assert re.match(f"3:11: the import .*ending.py failed: {name}", problems[0])
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "SystemExit"])
+def test_whatever_the_check_of_a_row_raises_is_an_error_of_the_row(tmp_path, monkeypatch, raised):
+    monkeypatch.setattr(registry, "_rows", {kind: dict(rows) for kind, rows in registry._rows.items()})
+    code = "from ablate.registry import Row, register\ndef check(config):\n    raise {0}\n"
+    code += "register(Row(kind='init', name='ends_{0}', target='ablate.methods.inits:he', summary='-', check=check))"
+    (tmp_path / f"{raised}.py").write_text(code.format(raised))
+    problems = problems_of(tmp_path, f"{HEAD}imports: [{raised}.py]\nfixed: {{init: ends_{raised}}}")
+    assert re.match(f"4:15: the check of init 'ends_{raised}' .*failed: {raised}", problems[0])
 
 
 def test_error_survives_pickling(tmp_path):

@@ -27,7 +27,10 @@ LAYERS = {
 }
 BASE = {
     "errors",
+    "files",
     "checked",
+    "command_lines",
+    "redaction",
     "seeds",
     "places",
     "storage",

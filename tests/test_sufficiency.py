@@ -8,6 +8,7 @@ import shlex
 import pytest
 from synthetic import Synthetic
 
+from ablate.command_lines import Commands
 from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder, collect
 from ablate.ledger import Ledger, TrialRecord
 from ablate.report.appendix import origin_lines, regret_text
@@ -63,7 +64,7 @@ CALM = [0.9, 0.5, 0.6, 0.7, 0.8, 0.9]
 
 def test_a_calm_cell_raises_no_doubt():
     assert doubts(*cell(CALM)) == []
-    assert legend(cell(CALM)[0], [cell(CALM)[1]]) == []
+    assert legend(cell(CALM)[0], [cell(CALM)[1]], Commands()) == []
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_every_command_that_is_printed_is_one_that_the_sweep_file_takes(tmp_path
         return
     (doubt,) = found
     assert doubt.value == range_ | ends
-    overrides = shlex.split(command(changed, doubt))[5:]
+    overrides = shlex.split(command(changed, doubt, Commands()))[5:]
     assert load_spec(tmp_path / "s.yaml", None, overrides).tune
     (doubt,) = doubts(dataclasses.replace(changed, sampler="grid"), trials)
     assert (doubt.kind, doubt.key) == ("edge", ""), "a wider grid has more points than the budget"
@@ -171,11 +172,12 @@ def test_an_unfinished_cell_is_not_judged():
 def test_the_command_that_settles_it_is_whole_and_replaces_an_earlier_set():
     declaration, trials = cell([0.5, 0.6, 0.7, 0.7, 0.7, 0.9], {"lr": 1.0})
     edge, more = doubts(declaration, trials)
-    parts = shlex.split(command(declaration, more))
+    parts = shlex.split(command(declaration, more, Commands()))
     assert parts == ["python", "cli.py", "sweep", "s.yaml", "--profile", "small", "--set", "seed=3",
                      "--set", "budget.trials_per_cell=9"]  # fmt: skip
-    assert shlex.split(command(declaration, edge))[-1] == 'tune.lr={"low": 0.001, "high": 10.0, "log": true}'
-    lines = legend(declaration, [trials])
+    wider = 'tune.lr={"low": 0.001, "high": 10.0, "log": true}'
+    assert shlex.split(command(declaration, edge, Commands()))[-1] == wider
+    lines = legend(declaration, [trials], Commands())
     assert lines[0].startswith("† Tuning may not have sufficed for arm=plain (the best lr 1 is at the upper end")
     assert lines[0].endswith("(it reruns every cell, and a new winner is confirmed anew)")
     assert lines[1].endswith("(it runs only what is missing, and a new winner is confirmed anew)")

@@ -254,7 +254,7 @@ def test_a_users_row_that_fails_is_reported_and_only_a_lost_worker_is_tried_agai
     assert done.returncode == 1
     assert "failed: error: RuntimeError: this regularizer is broken" in done.stdout
     assert "failed: infrastructure: the worker or its node was lost, also after two retries" in done.stdout
-    assert "4 of 6 trials have ended, 2 of them failed" in done.stderr
+    assert "4 of 6 trials have ended, 2 of them failed. To go on:\n  python cli.py sweep tiny.yaml --set" in done.stderr
     assert Counter((tmp_path / "log").read_text().split()) == {"broken": 1, "deadly": 3}
     trials = status(tmp_path)["trials"]
     assert (trials["complete"], trials["failed"]) == (2, 2)
@@ -262,6 +262,24 @@ def test_a_users_row_that_fails_is_reported_and_only_a_lost_worker_is_tried_agai
     assert records.keys() == {"error", "infrastructure"}
     assert "RuntimeError: this regularizer is broken" in records["error"].message
     assert records["error"].rows["regularizer"].startswith("broken@1+")
+
+
+def test_what_fails_again_is_not_to_be_run_again_as_it_is(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from ablate.registry import Row, register\n"
+        "def broken(weights, config):\n"
+        "    raise KeyboardInterrupt('this regularizer is broken')\n"
+        "register(Row(kind='regularizer', name='broken', target=broken, summary='fails'))\n"
+    )
+    text = FILE.replace("identity}", "identity, regularizer: broken}")
+    (tmp_path / "tiny.yaml").write_text(text.replace("name: tiny", "name: tiny\nimports: [mine.py]"))
+    done = run("sweep", "tiny.yaml", "--set", "budget.trials_per_cell=1", "--set", "confirm.seeds=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "3 of 4 trials have ended, 1 of them failed. They would fail again: KeyboardInterrupt: this regularizer is "
+        "broken\nWhen that is mended, go on with:\n  python cli.py sweep tiny.yaml --set budget.trials_per_cell=1 "
+        "--set confirm.seeds=1\n"
+    )
 
 
 def failed_files(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ablate.command_lines import Commands
 from ablate.declaration import CellTrials, Declaration, SweepFolder, collect
 from ablate.errors import UsageError
 from ablate.ledger import Ledger
@@ -24,7 +25,7 @@ from ablate.report.entries import check_metric, entries, finished, label
 from ablate.report.grid import Grid, grid
 from ablate.report.heatmaps import heat_maps
 from ablate.report.links import Links, link_server, read_links
-from ablate.report.notices import chance_notices, command, notices
+from ablate.report.notices import chance_notices, notices
 from ablate.report.page import Picture, page
 from ablate.report.verdicts import judged
 from ablate.storage import write_atomically
@@ -34,7 +35,7 @@ MAX_ALONE = 40
 """The figures of more cells take longer than the start of a second process."""
 NO_LINKS = (
     "the entries of the page have no links: MLFLOW_TRACKING_URI names another machine, which the page tells only if "
-    "it is asked to: python cli.py report --mlflow-url URL"
+    "it is asked to: "
 )
 
 
@@ -44,7 +45,10 @@ class NothingToReportError(UsageError):
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: `table` is table.md for printing, `files` are in the order of writing."""
+    """What was written: `table` is table.md for printing, `files` are in the order of writing.
+
+    The commands in `table` and `notices` are for this machine's terminal: they show every folder.
+    """
 
     folder: Path
     table: str
@@ -89,7 +93,7 @@ def build_report(
         UsageError: There is no such sweep or axis, no confirm trial is finished, none recorded the metric, the
             server's address cannot be shown, or the folder cannot be written.
     """
-    ledger = Ledger(out, is_read_only=True)
+    ledger, commands, to_print = Ledger(out, is_read_only=True), Commands(out, in_public=True), Commands(out)
     server = link_server(mlflow_url)
     found = []
     links: Links = {}
@@ -98,7 +102,7 @@ def build_report(
         folder = SweepFolder(out, sweep_id)
         declaration = folder.read_declaration()
         cells = collect(declaration, folder.read_proposals(), ledger)
-        _check_confirmed(declaration, cells)
+        _check_confirmed(declaration, cells, to_print)
         found.append((declaration, cells))
         many = len(sweep_ids) > 1
         if server:
@@ -111,8 +115,12 @@ def build_report(
     check_metric(declaration, cells)
     laid_out = judged(grid(declaration, sufficiency.marked(declaration, entries(declaration, cells))))
     layout = {"rows": rows, "columns": columns, "metric": metric}
-    write = functools.partial(page, declaration, laid_out, cells, claims=claims, links=links, layout=layout)
-    contents = _contents(declaration, laid_out, cells, claims, ledger, write)
+    write = functools.partial(
+        page, declaration, laid_out, cells, claims=claims, links=links, layout=layout, commands=commands
+    )
+    tables_for = functools.partial(_markdown, declaration, laid_out, claims)
+    contents = _contents(declaration, laid_out, cells, tables_for(commands), ledger, write)
+    no_links = NO_LINKS + to_print.line("report", *sweep_ids, options={**layout, "mlflow-url": "URL"})
     try:
         for name, content in contents.items():
             write_atomically(to / name, content)
@@ -120,25 +128,29 @@ def build_report(
         raise UsageError(f"cannot write the report to {to}: {error.strerror}") from None
     return Report(
         folder=to,
-        table=contents["table.md"].decode(),
-        notices=[*notices(declaration, laid_out, cells), *([] if server else [NO_LINKS])],
+        table=tables_for(to_print),
+        notices=[*notices(declaration, laid_out, cells, to_print), *([] if server else [no_links])],
         files=[to / name for name in contents],
         claims=claims,
     )
+
+
+def _markdown(declaration: Declaration, laid_out: Grid, claims: list[ClaimResult], commands: Commands) -> str:
+    warnings = chance_notices(declaration, laid_out)
+    return tables.markdown(declaration, laid_out, warnings, claims_text(claims) if claims else None, commands)
 
 
 def _contents(
     declaration: Declaration,
     laid_out: Grid,
     cells: list[CellTrials],
-    claims: list[ClaimResult],
+    table: str,
     ledger: Ledger,
     write: Callable[..., str],
 ) -> dict[str, bytes]:
     """Return every file of the report by its path within the folder; the page last, as it shows the rest."""
-    warnings = chance_notices(declaration, laid_out)
     contents = {
-        "table.md": tables.markdown(declaration, laid_out, warnings, claims_text(claims) if claims else None).encode(),
+        "table.md": table.encode(),
         "table.tex": latex.latex(declaration, laid_out).encode(),
         "table.csv": tidy.cells(laid_out).to_csv(index=False, lineterminator="\n").encode(),
         "results.parquet": tidy.to_parquet(tidy.trials(declaration, cells), declaration),
@@ -222,10 +234,10 @@ def _documents(
         yield "layers", maps
 
 
-def _check_confirmed(declaration: Declaration, cells: list[CellTrials]) -> None:
+def _check_confirmed(declaration: Declaration, cells: list[CellTrials], commands: Commands) -> None:
     if any(record and record.state in ("complete", "diverged") for cell in cells for _, record in cell.confirm):
         return
     raise NothingToReportError(
         f"sweep '{declaration.sweep}' has no finished confirm trial yet: {len(finished(cells))} of "
-        f"{declaration.num_trials} trials are finished. To go on, run: {command(declaration)}"
+        f"{declaration.num_trials} trials are finished. To go on, run: {declaration.command('sweep', commands)}"
     )

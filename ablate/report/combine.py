@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ablate.command_lines import Commands
 from ablate.declaration import CellTrials, Declaration
 from ablate.errors import UsageError, choices_text
 
@@ -18,9 +19,9 @@ class Combined(Declaration):
 
     parts: list[Declaration] = field(default_factory=list)
 
-    def command(self, name: str, file: str = "", out: str = "") -> str:
+    def command(self, name: str, commands: Commands, options: Mapping[str, str | None] | None = None) -> str:
         """Return the command lines of all parts."""
-        return " && ".join(part.command(name, out=out) for part in self.parts)
+        return " && ".join(part.command(name, commands, options) for part in self.parts)
 
     def seeds_of(self, levels: Mapping[str, str]) -> int:
         """Return how many confirm seeds the sweep of these levels gives a cell."""
@@ -77,6 +78,7 @@ def combine(found: list[tuple[Declaration, list[CellTrials]]]) -> tuple[Declarat
         "tune": {name: space for part in reversed(parts) for name, space in part.tune.items()},
         "history": [digest for part in parts for digest in part.history],
         "file": "",
+        "path": "",
         "overrides": [],
     }
     return Combined(parts=parts, **fields), cells

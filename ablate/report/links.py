@@ -17,7 +17,7 @@ from ablate.storage import read_json
 
 log = logging.getLogger(__name__)
 SERVER = "http://127.0.0.1:5000"
-"""Where `python cli.py ui` serves by default."""
+"""Where `ui` serves by default."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 VIEW = "?workflowType=machine_learning"
 """Without it MLflow shows a run among its pages about language models."""

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Container
 
+from ablate.command_lines import Commands
 from ablate.declaration import CellTrials, Declaration, DeclaredCell, data_notices, tie_notices
+from ablate.redaction import redact
 from ablate.report.combine import Combined, unlike
 from ablate.report.entries import finished, tune_counts
 from ablate.report.grid import Grid, Levels
-from ablate.report.text import chance_number, entry_text, listed, percent, redact, shared_n, signed
-from ablate.report.tidy import file_name
+from ablate.report.text import chance_number, entry_text, listed, percent, shared_n, signed
 
 UNDEFINED = "cannot be tested"
-
-
-def command(declaration: Declaration) -> str:
-    """Return the command that runs the sweep, or runs it on; the file is named as in public."""
-    return redact(dataclasses.replace(declaration, file=file_name(declaration)).command("sweep"))
 
 
 def chance_notices(declaration: Declaration, grid: Grid) -> list[str]:
@@ -43,9 +38,9 @@ def chance_notices(declaration: Declaration, grid: Grid) -> list[str]:
     return [text[0].upper() + text[1:] if text.startswith("the ") else text] if text else []
 
 
-def notices(declaration: Declaration, grid: Grid, cells: list[CellTrials]) -> list[str]:
+def notices(declaration: Declaration, grid: Grid, cells: list[CellTrials], commands: Commands) -> list[str]:
     """Return all notices, the most important first."""
-    found = [*chance_notices(declaration, grid), *unlike(declaration), *_unfinished(declaration, grid)]
+    found = [*chance_notices(declaration, grid), *unlike(declaration), *_unfinished(declaration, grid, commands)]
     found += [*_failed(declaration, cells), *_diverged(declaration, cells), *_few_images(declaration, cells)]
     return found + _unequal_tuning(declaration, grid)
 
@@ -111,14 +106,14 @@ def _highest(grid: Grid) -> list[str]:
     return [f"The {grid.column_axis} {name} has the highest mean at {'; '.join(at)}." for name, at in found.items()]
 
 
-def _unfinished(declaration: Declaration, grid: Grid) -> list[str]:
+def _unfinished(declaration: Declaration, grid: Grid, commands: Commands) -> list[str]:
     waiting = [grid.place(row, column) for row, column in _places(grid) if grid.at[row, column].num_waiting > 0]
     if not waiting:
         return []
     verb = "is" if len(waiting) == 1 else "are"
     return [
         f"{len(waiting)} of {len(grid.at)} cells {verb} unfinished: {listed(waiting)}. "
-        f"To go on, run: {command(declaration)}"
+        f"To go on, run: {declaration.command('sweep', commands)}"
     ]
 
 

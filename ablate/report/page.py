@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ablate.command_lines import Commands
 from ablate.declaration import CellTrials, Declaration
+from ablate.redaction import redact
 from ablate.report import appendix, notices, sufficiency, tables
 from ablate.report.claims import ClaimResult, claims_footer
 from ablate.report.combine import Combined
@@ -22,7 +23,7 @@ from ablate.report.grid import Grid
 from ablate.report.links import Links
 from ablate.report.published import NOTE, published_text
 from ablate.report.summary import best_settings
-from ablate.report.text import caption, chance_text, first_line, percent, redact, value_text
+from ablate.report.text import caption, chance_text, first_line, percent, value_text
 from ablate.report.tidy import provenance
 
 Rows = list[dict[str, Any]]
@@ -47,6 +48,7 @@ def page(
     claims: list[ClaimResult],
     links: Links,
     layout: Mapping[str, str | None],
+    commands: Commands,
 ) -> str:
     """Return the report's HTML. `left_out` are figures that it only names, `layout` the options of the command."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -62,8 +64,8 @@ def page(
         answer=notices.answer(declaration, grid),
         claims=claims,
         claims_footer=claims_footer(declaration),
-        notices=notices.notices(declaration, grid, cells),
-        doubts=sufficiency.legend(declaration, cells),
+        notices=notices.notices(declaration, grid, cells, commands),
+        doubts=sufficiency.legend(declaration, cells, commands),
         caption=caption(declaration, grid.entries),
         table=Markup(tables.html_table(tables.entries_text(grid), grid, "entries", links)),
         note=tables.notes(declaration, grid),
@@ -89,9 +91,10 @@ def page(
         device_hours=sum(record.duration_s for record in finished(cells)) / 3600,
         appendix=appendix.sections(declaration, grid.entries),
         origins=[*appendix.origin_lines(cells), *filter(None, [appendix.regret_text(cells)])],
-        command=notices.command(declaration),
+        command=declaration.command("sweep", commands),
         chance=chance_text(declaration),
-        report_command=report_command(declaration, layout),
+        report_command=report_command(declaration, layout, commands),
+        ui_command=commands.line("ui", *([] if isinstance(declaration, Combined) else [declaration.sweep])),
     )
 
 
@@ -100,11 +103,10 @@ def breakable(name: str) -> Markup:
     return Markup(Markup.escape(name).replace("+", Markup("+<wbr>")))
 
 
-def report_command(declaration: Declaration, layout: Mapping[str, str | None]) -> str:
+def report_command(declaration: Declaration, layout: Mapping[str, str | None], commands: Commands) -> str:
     """Return the command that writes this report again."""
     parts = declaration.parts if isinstance(declaration, Combined) else [declaration]
-    options = [word for name, value in layout.items() if value for word in (f"--{name}", value)]
-    return shlex.join(["python", "cli.py", "report", *(part.sweep for part in parts), *options])
+    return commands.line("report", *(part.sweep for part in parts), options=layout)
 
 
 def inline_svg(picture: Picture) -> str:

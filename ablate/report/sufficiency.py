@@ -18,11 +18,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ablate.command_lines import Commands
 from ablate.config import parameters
 from ablate.declaration import CellTrials, Declaration, Proposal
 from ablate.report.entries import Entry
-from ablate.report.text import listed, redact, value_text
-from ablate.report.tidy import file_name
+from ablate.report.text import listed, value_text
 
 EDGE = 0.05
 RISE = 0.02
@@ -59,12 +59,12 @@ def marked(declaration: Declaration, entries: list[Entry]) -> list[Entry]:
     ]
 
 
-def legend(declaration: Declaration, cells: list[CellTrials]) -> list[str]:
+def legend(declaration: Declaration, cells: list[CellTrials], commands: Commands) -> list[str]:
     """Return one line for each way to settle doubts: the cells, the reasons, the command."""
     groups: dict[tuple[str, str], list[str]] = {}
     for trials in cells:
         for doubt in doubts(declaration, trials):
-            groups.setdefault((command(declaration, doubt), doubt.effect), []).append(
+            groups.setdefault((command(declaration, doubt, commands), doubt.effect), []).append(
                 f"{trials.cell.name} ({doubt.text})"
             )
     lines = []
@@ -74,16 +74,14 @@ def legend(declaration: Declaration, cells: list[CellTrials]) -> list[str]:
     return lines
 
 
-def command(declaration: Declaration, doubt: Doubt) -> str:
-    """Return the command line that would settle a doubt, the file named as in public."""
+def command(declaration: Declaration, doubt: Doubt, commands: Commands) -> str:
+    """Return the command line that would settle a doubt."""
     if not doubt.key:
         return ""
     value = doubt.value if isinstance(doubt.value, int) else json.dumps(doubt.value)
     kept = [override for override in declaration.overrides if not override.startswith(f"{doubt.key}=")]
-    changed = dataclasses.replace(
-        declaration, file=file_name(declaration), overrides=[*kept, f"{doubt.key}={value}"]
-    )  # fmt: skip
-    return redact(changed.command("sweep"))
+    changed = dataclasses.replace(declaration, overrides=[*kept, f"{doubt.key}={value}"])
+    return changed.command("sweep", commands)
 
 
 def _divergence(declaration: Declaration, trials: CellTrials) -> list[Doubt]:

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from typing import Any
 
-from ablate.declaration import EXTRA_PHASES, CellTrials, Declaration
-from ablate.ledger import STATES
+from ablate.declaration import EXTRA_PHASES, CellTrials, Declaration, Proposal
+from ablate.ledger import STATES, TrialRecord
 
 
-def status(declaration: Declaration, cells: list[CellTrials], *, is_running: bool = True) -> dict[str, Any]:
+def status(
+    declaration: Declaration, cells: list[CellTrials], *, running: Container[tuple[str, str]] = ()
+) -> dict[str, Any]:
     """Return how far a sweep is and what its cells measured so far; what is not defined is None.
 
     Accuracies are fractions; a diverged confirm seed counts as chance. `best_config` has the tuned parameters
     of the best tune trial so far. `trial_keys` are the finished trials, sorted, without failed ones.
     `beside_the_table` counts the trials of the runner-up and of the audit, which are in no other count; it is there
-    only where some were proposed. Unless the sweep `is_running`, a trial that was proposed and has no record is
-    waiting: it runs again.
+    only where some were proposed. `running` are the trials that are under way, as (cell, key); every other one without
+    a record is waiting, whether it was proposed or not.
     """
     # Statistics load scipy, which a command line that only prints its help need not wait for.
     from ablate.report.entries import entries, finished
 
-    records = finished(cells)
-    num_proposed = sum(len(cell.tune) + len(cell.confirm) for cell in cells)
-    num_running = num_proposed - len(records) if is_running else 0
-    counts = {state: sum(record.state == state for record in records) for state in STATES}
-    beside = _beside_the_table(cells, is_running)
+    counts = Counter(
+        _state(trials, proposal, record, running)
+        for trials in cells
+        for proposal, record in (*trials.tune, *trials.confirm)
+    )
+    num_running = counts["running"]
+    num_ended = sum(counts[state] for state in STATES)
+    beside = _beside_the_table(cells, running)
     return {
         "sweep": declaration.sweep,
         "trials": {
             "planned": declaration.num_trials,
-            "waiting": declaration.num_trials - len(records) - num_running,
+            "waiting": declaration.num_trials - num_ended - num_running,
             "running": num_running,
-            **counts,
+            **{state: counts[state] for state in STATES},
         },
         "cells": [
             {
@@ -48,17 +54,24 @@ def status(declaration: Declaration, cells: list[CellTrials], *, is_running: boo
             }
             for entry in entries(declaration, cells)
         ],
-        "trial_keys": sorted({record.key for record in records if record.state != "failed"}),
+        "trial_keys": sorted({record.key for record in finished(cells) if record.state != "failed"}),
         **({"beside_the_table": beside} if beside else {}),
     }
 
 
-def _beside_the_table(cells: list[CellTrials], is_running: bool) -> dict[str, dict[str, int]]:
+def _state(
+    trials: CellTrials, proposal: Proposal, record: TrialRecord | None, running: Container[tuple[str, str]]
+) -> str:
+    if (trials.cell.key, proposal.key) in running and (record is None or record.state == "failed"):
+        return "running"  # one that failed is tried again
+    return "waiting" if record is None else record.state
+
+
+def _beside_the_table(cells: list[CellTrials], running: Container[tuple[str, str]]) -> dict[str, dict[str, int]]:
     """Return {phase: {state: how many}} of the trials that make no entry, without states that none is in."""
-    unfinished = "running" if is_running else "waiting"
     found = {
         phase: Counter(
-            unfinished if record is None else record.state
+            _state(cell, proposal, record, running)
             for cell in cells
             for proposal, record in cell.extra
             if proposal.phase == phase

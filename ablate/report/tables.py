@@ -8,6 +8,7 @@ import re
 import great_tables as gt
 import pandas as pd
 
+from ablate.command_lines import Commands
 from ablate.declaration import Declaration
 from ablate.report import appendix, sufficiency
 from ablate.report.grid import Grid, Levels
@@ -126,14 +127,16 @@ def tests_note(grid: Grid) -> str:
     )
 
 
-def markdown(declaration: Declaration, grid: Grid, chance_notices: list[str], claims: Text | None = None) -> str:
+def markdown(
+    declaration: Declaration, grid: Grid, chance_notices: list[str], claims: Text | None, commands: Commands
+) -> str:
     """Return the tables with their notes, aligned so that they read well in a terminal."""
     parts = [f"# {declaration.sweep}", *chance_notices]
     if claims:
         parts += ["**Claims**", markdown_table(claims)]
     parts += [f"**{caption(declaration, grid.entries)}**", markdown_table(entries_text(grid))]
     parts.append(notes(declaration, grid))
-    parts += sufficiency.legend(declaration, [entry.trials for entry in grid.entries])
+    parts += sufficiency.legend(declaration, [entry.trials for entry in grid.entries], commands)
     differences = differences_text(grid)
     if differences:
         parts += [f"**{difference_caption(grid)}**", markdown_table(differences), difference_notes(declaration, grid)]

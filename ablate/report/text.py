@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from ablate.declaration import Declaration
+from ablate.redaction import redact
 from ablate.report.entries import LONG, Entry, metric_label
 from ablate.report.statistics import ALPHA, MIN_BOOTSTRAP, Estimate
 
 MINUS = "\N{MINUS SIGN}"
-# Two or more components, so that "and/or" and "10/12" stay; a home folder by itself names its owner.
-_HOME = re.compile(r"(?:/(?:home|Users)|[A-Za-z]:\\Users)[/\\][^/\\\s'\":,;)\]]+(?=$|[\s'\":,;)\]])")
-_PATH = re.compile(r"(?:(?<![\w.:/])|(?<=file://))(?:~|[A-Za-z]:)?(?:[/\\][^/\\\s'\":,;)\]]+){2,}[/\\]?")
-_REMOTE = re.compile(
-    r"\b[\w.+-]+@[\w.-]+\b(?::[\w./-]+)?"
-    r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
-    r"|\b\w+://(?!(?:\w+\.)?(?:arxiv|doi)\.org/)[^\s'\"]+"
-    # IPv6: hexadecimal groups with a double colon, or five and more of them.
-    r"|(?<![\w:])\[?(?=[0-9A-Fa-f:]*::|(?:[0-9A-Fa-f]+:){4})[0-9A-Fa-f:]{4,}(?:\]:\d+)?(?![\w:])"
-    # Names of hosts, by what they end in or by their port. A name without either cannot be told from a word.
-    r"|(?<![\w./-])(?:[\w-]+\.)+(?:com|org|net|edu|gov|io|local|lan|internal|localdomain)\b(?::\d+)?"
-    r"|(?<![\w./-])(?=[\w.-]*[A-Za-z])[\w-]+(?:\.(?!py:)[\w-]+)*:\d{4,5}\b(?![.:])"
-)
-
-
-@functools.lru_cache(maxsize=10_000)
-def redact(text: str) -> str:
-    """Return a text without absolute paths (their last part stays), addresses of hosts and remotes.
-
-    Links to arXiv and DOIs stay: they name sources, not authors of the report.
-    """
-    text = _REMOTE.sub("…", text)
-    text = _HOME.sub("…", text)
-    return _PATH.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
 
 
 def percent(value: float) -> str:

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal, public_file
 from ablate.ledger import TrialRecord
+from ablate.redaction import redact
 from ablate.report.entries import tune_counts
 from ablate.report.grid import Grid
 from ablate.report.summary import best_settings
-from ablate.report.text import entry_text, redact
+from ablate.report.text import entry_text
 from ablate.report.verdicts import Place
 
 NULLABLE_INTEGERS = ("diverged_epoch", "diverged_step")
@@ -56,7 +57,7 @@ def cells(grid: Grid) -> pd.DataFrame:
 def to_parquet(frame: pd.DataFrame, declaration: Declaration) -> bytes:
     """Return the trials as a Parquet file whose metadata name the sweep and hold its declaration."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    content = dataclasses.asdict(dataclasses.replace(declaration, file=file_name(declaration)))
+    content = dataclasses.asdict(dataclasses.replace(declaration, file=file_name(declaration), path=""))
     metadata = {
         "ablate.sweep": declaration.sweep,
         "ablate.declaration_hash": declaration.history[-1] if declaration.history else "",

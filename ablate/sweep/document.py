@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -15,27 +17,51 @@ from ablate.sweep.positions import Findings, Keys, Place, Positions
 
 MAX_DEPTH = 20
 MAX_NODES = 20_000  # aliases of aliases grow without bound
+_TOO_MANY = f"the file has more than {MAX_NODES} entries, aliases and merges counted"
 
 _TAG = "tag:yaml.org,2002:"
 _TEXT = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}  # dates and "=" are text in YAML 1.2
 _CONSTRUCTED = {_TAG + "null", _TAG + "bool", _TAG + "int", _TAG + "float"}
 _MERGE = _TAG + "merge"
+_PLAIN = {
+    _TAG + "bool": re.compile("true|True|TRUE|false|False|FALSE"),
+    # YAML 1.1 reads 1_4 as 14, 010 as 8 and 1:30 as 90; the library knows some of that still.
+    _TAG + "int": re.compile("[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+|0o[0-7]+"),
+    _TAG + "float": re.compile(
+        r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+    ),
+}
+"""How a value other than text may be written, by its tag."""
+
+
+class _ShortComposer(Composer):
+    """Ends before a long file is read to its end, which would take minutes."""
+
+    _num_nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._num_nodes += 1
+        if self._num_nodes > MAX_NODES:
+            raise MarkedYAMLError(problem=_TOO_MANY, problem_mark=self.parser.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
 
 class Document:
     """One YAML document: `tree` of plain values, and `findings` with positions and mistakes.
 
-    Every key of the tree is text. Duplicate keys, tags, numbers that are not finite and recursive aliases are
-    mistakes; the document is read to its end all the same. `has_lines` is false for a value of the command line.
+    Every key of the tree is text. Duplicate keys, tags, numbers that are not finite or written in two ways, and
+    recursive aliases are mistakes; the document is read to its end all the same. `has_lines` is false for a value of
+    the command line.
 
     Raises:
-        SpecError: The text is not YAML, or too long.
+        SpecError: The text is not YAML, or too long: every visit of an entry counts, by way of an alias or `<<` too.
     """
 
     def __init__(self, text: str, file: str, *, has_lines: bool = True) -> None:
         self._file = file
         self._has_lines = has_lines
         self._yaml = YAML(typ="safe", pure=True)
+        self._yaml.Composer = _ShortComposer
         self._num_nodes = 0
         self._open: list[Node] = []
         self.findings = Findings(Positions(self._place(0, 0)))
@@ -54,6 +80,8 @@ class Document:
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = self._place(mark.line, mark.column) if mark else self._place(0, 0)
+            if error.problem == _TOO_MANY:
+                raise SpecError(Problem(_TOO_MANY, place.file, place.line, place.column)) from None
             raise self._not_yaml(place, error.problem or "wrong syntax") from None
         except RecursionError:
             raise self._not_yaml(self._place(0, 0), f"nested deeper than {MAX_DEPTH} levels") from None
@@ -78,14 +106,17 @@ class Document:
         self.findings.spoiled.add(keys)
         self.findings.at(self._start(node), message)
 
-    def _convert(self, node: Node, keys: Keys) -> Any:
+    def _visit(self, node: Node) -> None:
+        """Count one more look at a node."""
         self._num_nodes += 1
-        if node in self._open:
-            return self._mistake(node, keys, "an alias must not contain itself")
         if self._num_nodes > MAX_NODES:
             place = self._start(node)
-            message = f"the file has more than {MAX_NODES} entries, aliases counted"
-            raise SpecError(Problem(message, place.file, place.line, place.column))
+            raise SpecError(Problem(_TOO_MANY, place.file, place.line, place.column))
+
+    def _convert(self, node: Node, keys: Keys) -> Any:
+        self._visit(node)
+        if node in self._open:
+            return self._mistake(node, keys, "an alias must not contain itself")
         if len(self._open) >= MAX_DEPTH:
             return self._mistake(node, keys, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(node, ScalarNode):
@@ -122,9 +153,11 @@ class Document:
         found: dict[str, tuple[Node, Node]] = {}
         merged: list[tuple[Node, Node]] = []
         for key, value in node.value:
+            self._visit(key)
             if key.tag == _MERGE:
-                sources = value.value if isinstance(value, SequenceNode) else [value]
-                merged.extend((key, source) for source in sources)
+                for source in value.value if isinstance(value, SequenceNode) else [value]:
+                    self._visit(source)
+                    merged.append((key, source))
             elif _key_text(key) in found:
                 first = self._start(found[_key_text(key)][0]).line
                 where = f", first given in line {first}" if first else ""
@@ -132,14 +165,23 @@ class Document:
             else:
                 found[_key_text(key)] = (key, value)
         for merge_key, source in merged:
-            if not isinstance(source, MappingNode) or source in self._open:
-                self._mistake(merge_key, keys, "'<<' must merge a mapping, and not the one that it is in")
-                continue
-            self._open.append(source)
-            for key, value in self._pairs(source, keys):
+            for key, value in self._merged(merge_key, source, keys):
+                self._visit(key)
                 found.setdefault(_key_text(key), (key, value))
-            self._open.pop()
         return list(found.values())
+
+    def _merged(self, merge_key: Node, source: Node, keys: Keys) -> list[tuple[Node, Node]]:
+        """Return the entries that one `<<` brings."""
+        if not isinstance(source, MappingNode) or source in self._open:
+            self._mistake(merge_key, keys, "'<<' must merge a mapping, and not the one that it is in")
+            return []
+        if len(self._open) >= MAX_DEPTH:
+            self._mistake(merge_key, keys, f"nested deeper than {MAX_DEPTH} levels")
+            return []
+        self._open.append(source)
+        pairs = self._pairs(source, keys)
+        self._open.pop()
+        return pairs
 
     def _name(self, key: Node, keys: Keys) -> str:
         name = _key_text(key)
@@ -158,15 +200,28 @@ class Document:
             return str(node.value)
         if node.tag not in _CONSTRUCTED:
             return self._mistake(node, keys, f"the tag {shown(node.tag)} is not allowed; leave it out")
+        if node.tag in _PLAIN and not _PLAIN[node.tag].fullmatch(node.value):
+            return self._mistake(node, keys, _unclear(node))
         try:
             value = self._yaml.constructor.construct_object(node, deep=True)
         except Exception:  # !!int on text, or thousands of digits
             return self._mistake(node, keys, f"{shown(node.value)} is not a number")
         if isinstance(value, float) and not math.isfinite(value):
             return self._mistake(node, keys, f"a number must be finite, but got {shown(node.value)}")
+        if value == 0 and re.search("[1-9]", re.split("[eE]", node.value)[0]):
+            return self._mistake(node, keys, f"a number must not be so near to 0, but got {shown(node.value)}")
         if isinstance(value, int) and abs(value) >= 2**63:
             return self._mistake(node, keys, f"an integer must be below 2**63, but got {shown(node.value)}")
         return value
+
+
+def _unclear(node: ScalarNode) -> str:
+    """Return what is wrong with a value that one reader takes for a number or a boolean and another one for text."""
+    if node.tag == _TAG + "bool":
+        return f"{shown(node.value)} is no boolean: write true or false, or quote it if it is text"
+    if not any(character.isdigit() for character in node.value):
+        return f"{shown(node.value)} is not a number"
+    return f"{shown(node.value)} is no plain number: leave out _, : and leading zeros, or quote it if it is text"
 
 
 def _key_text(key: Node) -> str:

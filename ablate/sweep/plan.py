@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate.command_lines import Commands
 from ablate.config import ConfigError, TrialConfig, resolve
 from ablate.data.prepare import PreparedData, prepare
 from ablate.declaration import Declaration, DeclaredCell, SweepFolder, data_notices, public_file
@@ -23,8 +24,6 @@ from ablate.sweep.feasibility import DATA_PARAMETERS, origin
 from ablate.sweep.positions import Findings
 from ablate.sweep.spec import SweepSpec, load_spec, resolved_yaml
 from ablate.train.device import num_gpus
-
-DEFAULT_OUT = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,9 @@ class Plan:
         self.folder.set_aside_damaged()
         self.folder.write_declaration(self.declaration, resolved_yaml(self.spec))
 
-    def command(self, name: str) -> str:
-        """Return the command line that runs `name` on this sweep again."""
-        out = "" if self.out == DEFAULT_OUT else str(self.out)
-        return self.declaration.command(name, str(self.spec.path), out)
+    def command(self, name: str, options: Mapping[str, str | None] | None = None) -> str:
+        """Return the command line that runs `name` on this sweep again, with further options."""
+        return self.declaration.command(name, Commands(self.out), options)
 
     def summary(self) -> dict[str, Any]:
         """Return what the sweep asks for, for scripts."""
@@ -233,6 +231,7 @@ def _declaration(
             **({"absent": absent} if (absent := _absent(data)) else {}),
         },
         file=public_file(str(spec.path)),
+        path=str(spec.path),
         overrides=list(overrides),
         history=history,
         runner_up=spec.confirm.runner_up,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from ablate.errors import Problem, SpecError
 
+MAX_PROBLEMS = 100
+"""Nobody reads more, and to find the names that were meant takes time for each."""
 MAX_MESSAGE, MAX_FILE = 1500, 300
 """Characters of a problem's message and of where it is; names in a file may have any length."""
 
@@ -22,56 +25,86 @@ class Place:
     column: int | None = None
 
 
+@dataclass
+class _Entry:
+    """The places of one key and its value, and what is in it."""
+
+    key: Place
+    value: Place
+    entries: dict[str | int, _Entry] = field(default_factory=dict)
+
+    def copy(self) -> _Entry:
+        return _Entry(self.key, self.value, {name: entry.copy() for name, entry in self.entries.items()})
+
+    def places(self) -> Iterator[Place]:
+        yield from (self.key, self.value)
+        for entry in self.entries.values():
+            yield from entry.places()
+
+
 class Positions:
     """The places of keys and values, by the way to them."""
 
     def __init__(self, top: Place) -> None:
-        self._keys: dict[Keys, Place] = {(): top}
-        self._values: dict[Keys, Place] = {(): top}
+        self._top = _Entry(top, top)
 
     def add(self, keys: Keys, key: Place, value: Place) -> None:
         """Record where a key and its value are; an entry of a list has the same place for both."""
-        self._keys[keys] = key
-        self._values[keys] = value
+        found = self._made(keys)
+        found.key, found.value = key, value
 
     def key(self, keys: Keys) -> Place:
         """Return the place of a key, or of the nearest thing around it."""
-        return self._nearest(self._keys, keys)
+        return self._nearest(keys).key
 
     def value(self, keys: Keys) -> Place:
         """Return the place of a value, or of the nearest thing around it."""
-        return self._nearest(self._values, keys)
+        return self._nearest(keys).value
 
     def remove(self, keys: Keys) -> None:
         """Forget an entry and everything in it."""
-        for known in (self._keys, self._values):
-            for found in [found for found in known if found[: len(keys)] == keys]:
-                del known[found]
+        around = self._find(keys[:-1])
+        if around is not None:
+            around.entries.pop(keys[-1], None)
 
     def replace(self, keys: Keys, source: Positions, source_keys: Keys) -> None:
         """Take an entry and everything in it from other positions."""
         self.remove(keys)
-        for found, place in list(source._keys.items()):
-            if found[: len(source_keys)] == source_keys:
-                self.add(keys + found[len(source_keys) :], place, source._values[found])
+        found = source._find(source_keys)
+        if found is not None:
+            self._made(keys[:-1]).entries[keys[-1]] = found.copy()
 
     def within(self, keys: Keys) -> set[Place]:
         """Return the places of an entry and everything in it."""
-        return {
-            place for known in (self._keys, self._values) for way, place in known.items() if way[: len(keys)] == keys
-        }
+        found = self._find(keys)
+        return set(found.places()) if found is not None else set()
 
     def copy(self) -> Positions:
         """Return positions that can be changed without changing these."""
-        other = Positions(self._keys[()])
-        other._keys, other._values = dict(self._keys), dict(self._values)
+        other = Positions(self._top.key)
+        other._top = self._top.copy()
         return other
 
-    @staticmethod
-    def _nearest(known: dict[Keys, Place], keys: Keys) -> Place:
-        while keys and keys not in known:
-            keys = keys[:-1]
-        return known[keys]
+    def _find(self, keys: Keys) -> _Entry | None:
+        found: _Entry | None = self._top
+        for key in keys:
+            found = found.entries.get(key) if found is not None else None
+        return found
+
+    def _made(self, keys: Keys) -> _Entry:
+        """Return an entry; where there is none, it and what is around it get the nearest places."""
+        found = self._top
+        for key in keys:
+            found = found.entries.setdefault(key, _Entry(found.key, found.value))
+        return found
+
+    def _nearest(self, keys: Keys) -> _Entry:
+        found = self._top
+        for key in keys:
+            if key not in found.entries:
+                break
+            found = found.entries[key]
+        return found
 
 
 class Findings:
@@ -93,9 +126,15 @@ class Findings:
         self.at(self.positions.value(keys), message)
 
     def at(self, place: Place, message: str) -> None:
-        """Add a problem at a place."""
+        """Add a problem at a place.
+
+        Raises:
+            SpecError: There are too many to go on.
+        """
         problem = Problem(_one_line(message), _one_line(place.file, MAX_FILE), place.line, place.column)
         self._problems[problem] = None
+        if len(self._problems) >= MAX_PROBLEMS:
+            self.raise_all()
 
     def take(self, other: Findings) -> None:
         """Add the problems of others, not their spoiled entries."""

@@ -6,14 +6,14 @@ import contextlib
 import logging
 import math
 import os
-import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from ablate.command_lines import Commands
 from ablate.data.prepare import PreparedData
 from ablate.declaration import DeclaredCell, Proposal
 from ablate.errors import SweepStoppedError, UsageError
@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 class Outcome:
     """How a run ended. `num_missing` trials have not ended, `num_failed` ended as failed.
 
-    `is_out_of_time`: the deadline stopped it.
+    `is_out_of_time`: the deadline stopped it. `error` is what failed trials met and would meet again in the same run;
+    empty where the same command can get further. `is_short_of_memory`: trials failed for want of it.
     """
 
     num_finished: int
@@ -46,6 +47,8 @@ class Outcome:
     num_failed: int
     num_not_mirrored: int
     is_out_of_time: bool = False
+    is_short_of_memory: bool = False
+    error: str = ""
 
 
 def run_plan(
@@ -104,7 +107,7 @@ def run_plan(
         except Exception as error:
             mirror.close(timeout_s=10)  # Python must not end while a thread is at work.
             if isinstance(error, OSError):
-                raise _stopped(plan, error) from error
+                raise _stopped(plan, error, where_options(device, address)) from error
             raise
         _announce(reused, device if address == "local" else None, console)
         is_out_of_time = not schedule.is_finished() and time.monotonic() >= deadline
@@ -114,16 +117,26 @@ def run_plan(
         num_not_mirrored = mirror.close(timeout_s=60)
         records = [record for run in schedule.cells for record in run.records.values()]
         extra = [record for run in schedule.cells for record in run.extra_records.values()]
+        failed = [record for record in [*records, *extra] if record.state == "failed"]
         return Outcome(
             num_finished=len(records),
             num_missing=plan.declaration.num_trials
             - len(records)
             + sum(len(run.extra) for run in schedule.cells)
             - len(extra),
-            num_failed=sum(record.state == "failed" for record in [*records, *extra]),
+            num_failed=len(failed),
             num_not_mirrored=num_not_mirrored,
             is_out_of_time=is_out_of_time,
+            is_short_of_memory=any(record.reason == "out_of_memory" for record in failed),
+            error=_lasting_error(failed) if schedule.is_finished() else "",
         )
+
+
+def _lasting_error(failed: Sequence[TrialRecord]) -> str:
+    """Return the first error of trials that failed; empty where one failed for want of a worker or of memory."""
+    if not failed or any(record.reason != "error" for record in failed):
+        return ""
+    return next((line for line in reversed(failed[0].message.strip().splitlines()) if line), "an error without a text")
 
 
 @contextlib.contextmanager
@@ -131,7 +144,7 @@ def _lock(plan: Plan) -> Iterator[None]:
     with locked(plan.folder.path / "lock") as is_ours:
         if not is_ours:
             name = plan.spec.sweep_id
-            hint = shlex.join(["python", "cli.py", "status", name, "--out", str(plan.out)])
+            hint = Commands(plan.out).line("status", name)
             raise UsageError(f"the sweep '{name}' is running already in {plan.out}; how far it is says: {hint}")
         yield
 
@@ -144,11 +157,17 @@ def _tell_views(out: Place, console: Console) -> None:
         console.print(f"note: on this machine only, in {local_view(out)}: {views}", markup=False, soft_wrap=True)
 
 
-def _stopped(plan: Plan, error: OSError) -> SweepStoppedError:
+def where_options(device: str, address: str) -> dict[str, str]:
+    """Return the options that say where trials run, as far as they were given: a sweep that goes on needs them too."""
+    given = {"device": (device, "auto"), "address": (address, "local")}
+    return {name: value for name, (value, default) in given.items() if value != default}
+
+
+def _stopped(plan: Plan, error: OSError, where: Mapping[str, str]) -> SweepStoppedError:
     """Return the error that says what could not be written or read, and how to go on."""
     return SweepStoppedError(
         f"the sweep stopped: {cause(error)}\nWhat had ended before is in the ledger. When this is mended, go on with:\n"
-        f"  {plan.command('sweep')}"
+        f"  {plan.command('sweep', where)}"
     )
 
 

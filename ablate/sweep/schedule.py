@@ -78,6 +78,7 @@ class Schedule:
         self.checkpoints = Checkpoints(folder.out / "checkpoints")
         self.batch = batch
         self.listener: Listener = lambda *_: None
+        self.folder.write_running(())
         self.restored = self._restore(folder.read_proposals())
 
     def _restore(self, proposals: list[Proposal]) -> int:
@@ -140,6 +141,7 @@ class Schedule:
                 if proposal.phase == "tune":
                     self._keep_decision(run, proposal)
                 run.running.add(proposal.key)
+                self._tell_running()
                 return PackAssignment(index, [self._task(run, proposal)], [proposal])
         return None
 
@@ -191,8 +193,12 @@ class Schedule:
             run.running.discard(proposal.key)
             # The ledger has the layers.
             self._keep(run, proposal, dataclasses.replace(record, layers={}), is_new=True)
+        self._tell_running()
         if self._is_tuned(run) and not run.confirm:
             self._propose_confirm(run, {})
+
+    def _tell_running(self) -> None:
+        self.folder.write_running((run.cell.key, key) for run in self.cells for key in run.running)
 
     def _is_tuned(self, run: CellRun) -> bool:
         return len(run.tune) == self.declaration.trials_per_cell and all(

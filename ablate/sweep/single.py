@@ -6,9 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from ablate.config import ConfigError, trial_key
 from ablate.data.prepare import load
 from ablate.errors import UsageError, choices_text
@@ -16,6 +13,7 @@ from ablate.ledger import TrialRecord
 from ablate.places import Place
 from ablate.registry import Value
 from ablate.sweep.cells import Cell
+from ablate.sweep.document import Document
 from ablate.sweep.plan import check_batch_size, make_plan
 from ablate.train.device import choose_device, prepare_process
 from ablate.train.pack import Pack
@@ -94,10 +92,9 @@ def _values(tuned: Sequence[str], cell: Cell) -> dict[str, Any]:
             raise UsageError(
                 f"--with {text}: needs PARAMETER=VALUE with a tuned parameter. {choices_text(name, names)}"
             )
-        try:
-            values[name] = YAML(typ="safe", pure=True).load(value)
-        except YAMLError:
-            raise UsageError(f"--with {text}: the value is not YAML") from None
+        document = Document(value, f"--with {text}", has_lines=False)
+        document.findings.raise_all()
+        values[name] = document.tree
         if isinstance(values[name], str):
             values[name] = _names(cell, name).get(values[name], values[name])
     return values

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from ablate import registry
 from ablate.errors import Problem, SpecError, UsageError, shown
+from ablate.files import read_regular
 from ablate.registry import Value
 from ablate.sweep.checks import Levels, check_defined_once, read_axes, read_fixed, read_report
 from ablate.sweep.claims import read_claims
@@ -83,15 +84,10 @@ def resolved_yaml(spec: SweepSpec) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except IsADirectoryError:
-        raise SpecError(Problem("a sweep file is needed, but this is a directory", str(path))) from None
+        content = read_regular(path, MAX_BYTES, "a sweep file")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SpecError(Problem(f"cannot read the sweep file: {reason}", str(path))) from None
-    if len(content) > MAX_BYTES:
-        raise SpecError(Problem(f"a sweep file has at most {MAX_BYTES} bytes", str(path)))
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

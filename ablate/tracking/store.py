@@ -7,11 +7,11 @@ import fcntl
 import logging
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ablate.command_lines import Commands
 from ablate.declaration import Declaration
 from ablate.places import Place, local_view
 from ablate.storage import open_at_once
@@ -152,18 +152,16 @@ def open_experiment(client: Any, uri: str, out: Place, declaration: Declaration)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(experiment)
     # Without a kind the UI asks for one before it shows the runs.
-    tags = {"mlflow.note.content": _note(declaration), "mlflow.experimentKind": "custom_model_development"}
+    tags = {"mlflow.note.content": _note(out, declaration), "mlflow.experimentKind": "custom_model_development"}
     for name, value in (tags | {VIEW_TAG: view_state(declaration)}).items():
         client.set_experiment_tag(experiment, name, value)
     return experiment
 
 
-def _note(declaration: Declaration) -> str:
-    command = ["python", "cli.py", "sweep", declaration.file or f"{declaration.name}.yaml"]
-    if declaration.profile:
-        command += ["--profile", declaration.profile]
+def _note(out: Place, declaration: Declaration) -> str:
+    command = declaration.command("sweep", Commands(out, in_public=True))
     question = declaration.question.strip()
-    return "\n\n".join([*([question] if question else []), f"    {shlex.join(command)}\n"])
+    return "\n\n".join([*([question] if question else []), f"    {command}\n"])
 
 
 def _database(out: Place) -> Path:

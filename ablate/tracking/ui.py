@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from typing import Any
 
+from ablate.command_lines import Commands, quoted
 from ablate.errors import AblateError, UsageError, choices_text
 from ablate.places import Place
 from ablate.tracking.server import HOST, check_port, served, ui_command
@@ -24,7 +24,7 @@ def open_ui(out: Place, sweep: str, port: int, echo: Callable[[str], Any]) -> No
     """
     uri = tracking_uri(out)
     if not has_store(out):
-        raise UsageError(f"no MLflow store in {out} yet. Run: python cli.py sweep FILE --out {out}")
+        raise UsageError(f"no MLflow store in {out} yet. Run: {Commands(out).line('sweep', 'FILE')}")
     if not is_server(uri):
         check_port(port)
     experiment = _experiment_id(uri, sweep)
@@ -59,4 +59,4 @@ def _plain_line(out: Place, port: int) -> str:
     prefix = (
         "" if "--backend-store-uri" in ui_command(out, port) else 'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" '
     )
-    return prefix + shlex.join(ui_command(out, port))
+    return prefix + quoted(ui_command(out, port))

@@ -19,6 +19,7 @@ from ablate.data.dataset import Dataset
 from ablate.ledger import TrialRecord
 from ablate.methods.diagnostics import MEASURES
 from ablate.registry import KINDS
+from ablate.signals import was_interrupted
 from ablate.train.checkpoint import Checkpoints
 from ablate.train.task import Task
 from ablate.train.trainer import Divergence, Trainer
@@ -135,7 +136,9 @@ class Pack:
             step(member)
         except (torch.OutOfMemoryError, MemoryError):
             self._finish(member, "failed", reason="out_of_memory", message=traceback.format_exc())
-        except Exception:
+        except BaseException:  # A user's row can raise SystemExit and KeyboardInterrupt too.
+            if was_interrupted():
+                raise
             self._finish(member, "failed", reason="error", message=traceback.format_exc())
 
     def _end(self, member: _Member, state: str) -> None:
