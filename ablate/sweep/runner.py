@@ -38,13 +38,14 @@ log = logging.getLogger(__name__)
 class Outcome:
     """How a run ended. `num_missing` trials have not ended, `num_failed` ended as failed.
 
+    `not_mirrored` says which trials MLflow was not told, empty if there is none.
     `is_out_of_time`: the deadline stopped it.
     """
 
     num_finished: int
     num_missing: int
     num_failed: int
-    num_not_mirrored: int
+    not_mirrored: str
     is_out_of_time: bool = False
 
 
@@ -111,7 +112,7 @@ def run_plan(
         cells = [run.trials() for run in schedule.cells]
         mirror.settle(timeout_s=30)  # The report's entries link to the runs of their cells.
         mirror.summary(write_report(), cells)
-        num_not_mirrored = mirror.close(timeout_s=60)
+        not_mirrored = mirror.missed_line(mirror.close(timeout_s=60))
         records = [record for run in schedule.cells for record in run.records.values()]
         extra = [record for run in schedule.cells for record in run.extra_records.values()]
         return Outcome(
@@ -121,7 +122,7 @@ def run_plan(
             + sum(len(run.extra) for run in schedule.cells)
             - len(extra),
             num_failed=sum(record.state == "failed" for record in [*records, *extra]),
-            num_not_mirrored=num_not_mirrored,
+            not_mirrored=not_mirrored,
             is_out_of_time=is_out_of_time,
         )
 
