@@ -125,7 +125,8 @@ def summary_tags(declaration: Declaration) -> dict[str, str]:
         "baseline": declaration.report.get("baseline", ""),
         "seed": declaration.seed,
     }
-    note = f"{shortened(declaration.question, MAX_QUESTION)} The report is among the artifacts: report/report.html.".strip()
+    question = shortened(declaration.question, MAX_QUESTION)
+    note = f"{question} The report is among the artifacts: report/report.html.".strip()
     return {"mlflow.note.content": note, **{name: text(value) for name, value in tags.items()}}
 
 

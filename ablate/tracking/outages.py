@@ -9,7 +9,7 @@ _OUTAGES = {
     "ConnectionError", "TimeoutError", "Timeout", "RetryError", "ChunkedEncodingError", "HTTPClientError",
     "OperationalError", "InterfaceError",
 }  # fmt: skip
-"""Names of classes of Python, requests, botocore, SQLAlchemy and the drivers of databases, not all of them installed."""
+"""Classes of Python, requests, botocore, SQLAlchemy and the drivers of databases, not all of them installed."""
 _REFUSALS = re.compile(
     r"unable to open database file|readonly database|(disk|database) is full|no such (table|column)|SSLError"
     r"|authentication failed|access denied|unknown database|does not exist|no pg_hba\.conf entry",
