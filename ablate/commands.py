@@ -163,11 +163,8 @@ def sweep(
         raise SweepStoppedError(
             f"stopped; what had ended is in the ledger. To go on:\n  {plan.command('sweep', where)}"
         ) from None
-    if outcome.num_not_mirrored:
-        click.echo(
-            f"{outcome.num_not_mirrored} trials are in the ledger but not in MLflow yet; the next run adds them.",
-            err=True,
-        )
+    if outcome.not_mirrored:
+        click.echo(outcome.not_mirrored, err=True)
     if outcome.num_missing or outcome.num_failed:
         reached = f"The time limit of {time_limit:g} min was reached. " if outcome.is_out_of_time else ""
         click.echo(

@@ -9,9 +9,13 @@ import os
 import re
 import shutil
 import socket
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 from synthetic import ARMS, DEPTHS, NUM_EPOCHS, Synthetic
 
 from ablate.declaration import SweepFolder, collect
@@ -184,3 +188,72 @@ def test_the_curves_of_two_arms_are_compared(browser, server, experiment, pictur
     page.screenshot(path=pictures / "mlflow-curves.png")
     assert {name for name, _ in curves} == set(names)
     assert min(length for _, length in curves) >= NUM_EPOCHS
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A web server of somebody else, as seen by the browser: another port of this machine."""
+    (tmp_path / "index.html").write_text("<p>somebody else's page</p>")
+    pages = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path))
+    thread = threading.Thread(target=pages.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{pages.server_port}"
+    pages.shutdown()
+    thread.join()
+    pages.server_close()
+
+
+CREATE = """async ([server, name, mode, kind]) => {
+    const body = JSON.stringify({name});
+    const headers = {"Content-Type": kind};
+    try {
+        const address = server + "/ajax-api/2.0/mlflow/experiments/create";
+        return (await fetch(address, {method: "POST", mode, headers, body})).status;
+    } catch (error) { return 0; }
+}"""
+READ = """async server => {
+    try { return (await fetch(server + "/ajax-api/2.0/mlflow/experiments/search?max_results=1")).status; }
+    catch (error) { return 0; }
+}"""
+FORM = """([server, name]) => {
+    const form = document.createElement("form");
+    const action = server + "/ajax-api/2.0/mlflow/experiments/create";
+    Object.assign(form, {method: "POST", action, enctype: "text/plain"});
+    const input = document.createElement("input");
+    Object.assign(input, {name: '{"name": "' + name + '", "x": "', value: '"}'});
+    form.append(input);
+    document.body.append(form);
+    form.submit();
+}"""
+
+
+def test_the_uis_own_page_writes_and_somebody_elses_neither_writes_nor_reads(browser, server, foreign):
+    own, other = shown(browser, server), shown(browser, foreign)
+    assert own.evaluate(CREATE, ["", "own", "cors", "application/json"]) == 200
+    assert own.evaluate(READ, "") == 200
+    for name, mode, kind in (("cors", "cors", "application/json"), ("simple", "no-cors", "text/plain")):
+        assert other.evaluate(CREATE, [server, name, mode, kind]) == 0, "0 is what the browser tells of a refusal"
+    assert other.evaluate(READ, server) == 0
+    with other.expect_navigation(url=f"{server}/**") as navigation:
+        other.evaluate(FORM, [server, "form"])
+    assert navigation.value.status == 403
+    names = {experiment.name for experiment in MlflowClient(server).search_experiments()}
+    assert "own" in names
+    assert not names & {"cors", "simple", "form"}
+
+
+def test_a_tag_is_written_in_the_ui(browser, server, experiment):
+    """The UI's own requests that change something have what the guard asks for."""
+    page = shown(browser, f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning", width=1600)
+    page.get_by_role("link", name="summary", exact=True).first.click()
+    page.get_by_role("button", name="Add tags").or_(page.get_by_role("button", name="Edit tags")).first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("combobox").fill("reviewed")
+    page.keyboard.press("Enter")
+    dialog.get_by_placeholder("Type a value").fill("by hand")
+    dialog.get_by_role("button", name="Add tag", exact=True).click()
+    with page.expect_response(lambda answer: answer.request.method == "POST" and "set-tag" in answer.url) as written:
+        dialog.get_by_role("button", name="Save", exact=False).click()
+    assert written.value.status == 200
+    run = MlflowClient(server).search_runs([experiment], "tags.`ablate.kind` = 'summary'")[0]
+    assert run.data.tags["reviewed"] == "by hand"

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+from mlflow.exceptions import MlflowException, RestException
 
 from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
 from ablate.ledger import TrialRecord
 from ablate.tracking import content
 from ablate.tracking.mirror import Mirror
+from ablate.tracking.outages import passes
 from ablate.tracking.store import masked, open_client, open_experiment, plain_cause, tracking_uri
+from ablate.tracking.view import VIEW_TAG
 
 ACCURACIES = [0.2, 0.5, 0.6]
 
@@ -385,6 +393,177 @@ def test_a_trial_that_the_store_refuses_holds_up_no_other(tmp_path, caplog):
     cells[0].tune[0] = (proposal, dataclasses.replace(record, settings={"bad\nname!": 1}))
     assert mirrored(tmp_path, cells) == 1
     assert "does not take" in caplog.text
+
+
+REMEDIES = {
+    "./mlruns": "set `MLFLOW_ALLOW_FILE_STORE=true` to opt out of this exception.",
+    "old": "please consult your database's documentation for more detail.",
+    "folder": "unable to open database file",
+    "sqlite:////dev/null/x.db": "Not a directory: '/dev/null/x.new'",
+    "text": "file is not a database",
+    "foo://bar": "for how to run an MLflow server against one of the supported backend storage locations.",
+    "postgresql+nodriver://me:secret@host/db": "Can't load plugin: sqlalchemy.dialects:postgresql.nodriver",
+    "401": "failed with error code 401 != 200. Response body: 'who are you?'",
+    "403": "failed with error code 403 != 200. Response body: 'who are you?'",
+    "404": "failed with error code 404 != 200. Response body: 'who are you?'",
+    "200": "the response body was not in a valid JSON format. Response body: 'who are you?'",
+}
+
+
+@pytest.fixture(scope="module")
+def answering():
+    """A web server that answers every request with the status that its address begins with."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(int(self.path.split("/")[1]))
+            self.end_headers()
+            self.wfile.write(b"who are\nyou?")
+
+        do_POST = do_GET  # noqa: N815 - http.server looks for this name
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://me:secret@127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def make_store(kind, folder, answering):
+    """Return the URI of a store that is not as it should be."""
+    file = folder / f"{kind}.db"
+    if kind == "old":
+        open_client(f"sqlite:///{folder}/new.db")
+        shutil.copy(folder / "new.db", file)
+        with contextlib.closing(sqlite3.connect(file)) as database:
+            database.execute("UPDATE alembic_version SET version_num = 'of_an_older_mlflow'")
+            database.commit()
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "text":
+        file.write_text("no database at all " * 100)
+    elif kind.isdecimal():
+        return f"{answering}/{kind}"
+    else:
+        return kind
+    return f"sqlite:///{file}"
+
+
+@pytest.mark.parametrize("kind", REMEDIES)
+def test_a_store_that_refuses_for_good_is_told_with_its_whole_remedy(tmp_path, monkeypatch, caplog, answering, kind):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", make_store(kind, tmp_path, answering))
+    mirror = Mirror(tmp_path, make_declaration(), "", pause_s=0.05)
+    mirror.replay(make_cells())
+    missed = mirror.close(60)
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("ablate")]
+    assert "they are kept in the ledger. It will not take them until this is mended: " in said
+    assert said.endswith(REMEDIES[kind])
+    assert "\n" not in said
+    assert "secret" not in said
+    assert mirror.missed_line(missed) == (
+        "7 trials are in the ledger but not in MLflow, which refuses them. "
+        "Mend what the warning above says; the next run then adds them."
+    )
+
+
+@pytest.mark.parametrize("kind", ["500", "502", "503", "429", "gone", "unknown", "database"])
+def test_an_outage_is_told_as_one(tmp_path, monkeypatch, caplog, answering, kind):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = {
+        "gone": "http://127.0.0.1:1", "unknown": "http://no.such.host.invalid",
+        "database": "postgresql+psycopg2://me:secret@127.0.0.1:1/db",
+    }.get(kind, f"{answering}/{kind}")  # fmt: skip
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mirror = Mirror(tmp_path, make_declaration(), "")
+    mirror.replay(make_cells())
+    missed = mirror.close(60)
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("ablate")]
+    assert "does not take the trials; the sweep goes on and they are kept in the ledger: " in said
+    assert mirror.missed_line(missed) == "7 trials are in the ledger but not in MLflow yet; the next run adds them."
+    assert mirror.missed_line(0) == ""
+
+
+def of_server(code):
+    return RestException({"error_code": code, "message": "what the server says"})
+
+
+@pytest.mark.parametrize(
+    ("error", "is_outage"),
+    [
+        (of_server("INTERNAL_ERROR"), True),
+        (of_server("TEMPORARILY_UNAVAILABLE"), True),
+        (of_server("REQUEST_LIMIT_EXCEEDED"), True),
+        (of_server("INVALID_PARAMETER_VALUE"), False),
+        (of_server("PERMISSION_DENIED"), False),
+        (of_server("UNAUTHENTICATED"), False),
+        (of_server("RESOURCE_DOES_NOT_EXIST"), False),
+        (MlflowException("(psycopg2.InterfaceError) connection already closed", 1), True),
+        (MlflowException("(psycopg2.errors.StringDataRightTruncation) value too long", 1), False),
+        (sqlite3.OperationalError("database is locked"), True),
+        (sqlite3.OperationalError("attempt to write a readonly database"), False),
+        (sqlite3.OperationalError("database or disk is full"), False),
+        (sqlite3.OperationalError("no such table: runs"), False),
+        (ConnectionResetError("reset"), True),
+        (TimeoutError("slow"), True),
+        (PermissionError(13, "Permission denied"), False),
+        (ModuleNotFoundError("No module named 'psycopg'"), False),
+        (ValueError("Invalid IPv6 URL"), False),
+    ],
+)
+def test_outages_and_refusals_are_told_apart(error, is_outage):
+    assert passes(error) == is_outage
+
+
+def test_a_refusal_after_an_outage_is_told_too(tmp_path, monkeypatch, caplog):
+    errors = [ConnectionError("down"), ValueError("wrong")]
+    monkeypatch.setattr("ablate.tracking.client.open_client", Mock(side_effect=[*errors, *[errors[1]] * 100]))
+    mirror = Mirror(tmp_path, make_declaration(), "", pause_s=0.01)
+    mirror.replay(make_cells())
+    mirror.settle(20)
+    mirror.close(60)
+    causes = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+    assert causes == ["down", "wrong"]
+
+
+def test_what_mlflow_takes_only_so_long_is_shortened_and_whole_in_the_artifact(tmp_path):
+    question = "why? " * 10_000 + "\0" * 3
+    cells = make_cells()
+    for trials in cells:
+        trials.cell.levels.update({f"an_axis_of_a_long_name_{number}": "x" * 90 for number in range(20)})
+    declaration = dataclasses.replace(make_declaration(), question=question, cells=[trials.cell for trials in cells],
+                                      axes={f"{'a' * 90}{number}": ["1"] for number in range(300)})  # fmt: skip
+    assert mirrored(tmp_path, cells, declaration=declaration) == 0
+    client = open_client(tracking_uri(tmp_path))
+    experiment = client.get_experiment_by_name("depth@smoke")
+    runs = client.search_runs([experiment.experiment_id])
+    (summary,) = [run for run in runs if run.data.tags["ablate.kind"] == "summary"]
+    assert len(experiment.tags["mlflow.note.content"]) <= 20_000
+    assert "… (the rest is in resolved.yaml)" in experiment.tags["mlflow.note.content"]
+    assert "python cli.py sweep" in experiment.tags["mlflow.note.content"]
+    assert summary.data.tags["mlflow.note.content"].endswith("The report is among the artifacts: report/report.html.")
+    assert len(experiment.tags[VIEW_TAG]) <= 20_000
+    assert json.loads(experiment.tags[VIEW_TAG])["selectedColumns"][0] == "metrics.`confirmed_accuracy`"
+    # Columns of PostgreSQL; SQLite takes any length.
+    assert max(len(run.info.run_name) for run in runs) == content.MAX_NAME_LENGTH
+
+
+@pytest.mark.parametrize("axis", ["sgd+momentum", "phase", "number", "state", "ablate.kind", "mlflow.parentRunId"])
+def test_an_axis_of_any_name_costs_no_run_and_makes_none_twice(tmp_path, axis):
+    cells = make_cells()
+    for trials in cells:
+        trials.cell.levels[axis] = "level"
+    for _ in range(3):
+        assert mirrored(tmp_path, cells) == 0
+    runs = read_runs(tmp_path)[2]
+    assert len(runs) == 10
+    trial = runs[f"depth=20 arm=ortho {axis}=level", "tune 0"]
+    assert trial.data.params[content.metric_name(axis)] == "level"
+    assert trial.data.tags["phase"] == "tune"
 
 
 def test_closing_waits_no_longer_than_it_is_told(tmp_path, monkeypatch):

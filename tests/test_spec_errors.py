@@ -367,6 +367,14 @@ def test_mistake_is_told_with_place_and_rule(tmp_path, case):
         (b"name: a/b\nbudget: {trials_per_cell: 1}\n", r"1:7: name must be letters, digits .*, but got 'a/b'"),
         (b"name: 3\nbudget: {trials_per_cell: 1}\n", r"1:7: name must be a string, but got 3"),
         (b"name: Ledger\nbudget: {trials_per_cell: 1}\n", r"1:7: name must not be one of ledger, "),
+        (b"name: MLartifacts\nbudget: {trials_per_cell: 1}\n", r"1:7: name must not be one of ledger, .*mlartifacts"),
+        (b"name: mlruns\nbudget: {trials_per_cell: 1}\n", r"1:7: name must not be one of ledger, "),
+        (b"name: Default\nbudget: {trials_per_cell: 1}\n", r"1:7: name must not be one of ledger, .*default"),
+        (
+            b"name: mlflow.db\nbudget: {trials_per_cell: 1}\n",
+            r"1:7: name must not begin with mlflow\., but got 'mlflow",
+        ),
+        (b"name: MLflow.db-journal\nbudget: {trials_per_cell: 1}\n", r"1:7: name must not begin with mlflow\."),
         (b'name: "a\\n"\nbudget: {trials_per_cell: 1}\n', r"1:7: name must be letters"),
     ],
 )

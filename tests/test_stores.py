@@ -48,6 +48,21 @@ def test_a_database_that_was_away_is_filled_later_and_its_password_is_nowhere(po
 
 
 @pytest.mark.slow
+def test_a_sweep_whose_store_refuses_ends_well_and_says_what_to_mend(tmp_path):
+    sweep = GatedSweep(tmp_path, MLFLOW_TRACKING_URI="./mlruns")
+    sweep.arguments += ["--set", "budget.trials_per_cell=1"]
+    done = sweep.run()
+    assert done.returncode == 0, done.stderr
+    warning, last = done.stderr.splitlines()
+    assert "It will not take them until this is mended: The filesystem tracking backend" in warning
+    assert warning.endswith("to opt out of this exception.")
+    assert last == (
+        "4 trials are in the ledger but not in MLflow, which refuses them. "
+        "Mend what the warning above says; the next run then adds them."
+    )
+
+
+@pytest.mark.slow
 def test_a_sweep_says_no_password_also_when_the_database_is_away(postgres, tmp_path):
     sweep = GatedSweep(tmp_path, MLFLOW_TRACKING_URI=postgres.uri)
     postgres.stop()

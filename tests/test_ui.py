@@ -140,6 +140,12 @@ def test_a_server_that_does_not_answer_is_a_usage_error(tmp_path, monkeypatch, p
         open_ui(tmp_path, "depth", port, print)
 
 
+def test_a_store_that_refuses_is_told_with_its_whole_remedy(tmp_path, monkeypatch, port):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(UsageError, match=r"^cannot read MLflow at \./mlruns: .* to opt out of this exception\.$"):
+        open_ui(tmp_path, "depth", port, print)
+
+
 def test_a_running_server_is_linked_to_and_none_is_started(tmp_path, monkeypatch, port):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org/")
     monkeypatch.setattr("ablate.tracking.ui._experiment_id", lambda uri, sweep: "7")

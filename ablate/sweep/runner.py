@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 class Outcome:
     """How a run ended. `num_missing` trials have not ended, `num_failed` ended as failed.
 
+    `not_mirrored` says which trials MLflow was not told, empty if there is none.
     `is_out_of_time`: the deadline stopped it. `error` is what failed trials met and would meet again in the same run;
     empty where the same command can get further. `is_short_of_memory`: trials failed for want of it.
     """
@@ -45,7 +46,7 @@ class Outcome:
     num_finished: int
     num_missing: int
     num_failed: int
-    num_not_mirrored: int
+    not_mirrored: str
     is_out_of_time: bool = False
     is_short_of_memory: bool = False
     error: str = ""
@@ -114,7 +115,7 @@ def run_plan(
         cells = [run.trials() for run in schedule.cells]
         mirror.settle(timeout_s=30)  # The report's entries link to the runs of their cells.
         mirror.summary(write_report(), cells)
-        num_not_mirrored = mirror.close(timeout_s=60)
+        not_mirrored = mirror.missed_line(mirror.close(timeout_s=60))
         records = [record for run in schedule.cells for record in run.records.values()]
         extra = [record for run in schedule.cells for record in run.extra_records.values()]
         failed = [record for record in [*records, *extra] if record.state == "failed"]
@@ -125,7 +126,7 @@ def run_plan(
             + sum(len(run.extra) for run in schedule.cells)
             - len(extra),
             num_failed=len(failed),
-            num_not_mirrored=num_not_mirrored,
+            not_mirrored=not_mirrored,
             is_out_of_time=is_out_of_time,
             is_short_of_memory=any(record.reason == "out_of_memory" for record in failed),
             error=_lasting_error(failed) if schedule.is_finished() else "",

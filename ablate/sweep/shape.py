@@ -16,8 +16,10 @@ from ablate.sweep.positions import Findings, Keys
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """Names of sweeps, profiles, axes, arms and choices: they become folders, tags and labels."""
-RESERVED_NAMES = ("ledger", "data", "mlflow", "checkpoints", "weights")
-"""Names of other folders beside a sweep's."""
+RESERVED_NAMES = ("ledger", "data", "mlflow", "mlruns", "mlartifacts", "checkpoints", "weights", "default")
+"""Names of what lies beside a sweep's folder, or of MLflow's own experiment."""
+RESERVED_PREFIX = "mlflow."
+"""Of MLflow's database, and of what SQLite and its making put beside it."""
 
 
 def _scalar(value: Any) -> Any:
@@ -47,6 +49,8 @@ def _gpus(value: float) -> float:
 def _sweep_name(value: str) -> str:
     if value.lower() in RESERVED_NAMES:
         raise PydanticCustomError("rule", f"must not be one of {', '.join(RESERVED_NAMES)}")
+    if value.lower().startswith(RESERVED_PREFIX):
+        raise PydanticCustomError("rule", f"must not begin with {RESERVED_PREFIX}")
     return _name(value)
 
 

@@ -14,11 +14,15 @@ from ablate.ledger import TrialRecord
 STATUS = {"complete": "FINISHED", "diverged": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 MAX_VALUE_LENGTH = 6000
 MAX_NAME_LENGTH = 250
+MAX_QUESTION = 7000
+"""Characters of the question in the summary's note; MLflow takes 8,000 in all."""
 
 Identity = tuple[str, str, str, str, str]
 """Kind, cell key, trial key, phase and number of a run, empty where its kind has none."""
 SUMMARY: Identity = ("summary", "", "", "", "")
 IDENTITY_TAGS = ("ablate.kind", "ablate.cell", "ablate.trial", "phase", "number")
+OWN_TAGS = ("phase", "number", "seed", "fingerprint", "state", "reason", "diverged_at", "git_sha", "winner")
+OWN_PREFIXES = ("ablate.", "mlflow.", "winner.")
 Point = tuple[str, float, int, int]
 """A metric's name, value, time (ms since 1970) and epoch counted from 1."""
 
@@ -35,17 +39,34 @@ def trial_identity(cell: DeclaredCell, proposal: Proposal) -> Identity:
 
 def cell_name(cell: DeclaredCell) -> str:
     """For example "depth=20 arm=plain"."""
-    return cell.name.replace(", ", " ")
+    return cell.name.replace(", ", " ")[:MAX_NAME_LENGTH]
 
 
 def trial_name(cell: DeclaredCell, proposal: Proposal) -> str:
     """For example "tune 3 depth=20 arm=plain": the UI's charts show it without the cell above it."""
-    return f"{proposal.phase} {proposal.number} {cell_name(cell)}"
+    return f"{proposal.phase} {proposal.number} {cell_name(cell)}"[:MAX_NAME_LENGTH]
 
 
 def text(value: Any) -> str:
     """Return a parameter's value as MLflow stores it: YAML's words for true, false and null, cut at its limit."""
     return (value if isinstance(value, str) else json.dumps(value, default=str))[:MAX_VALUE_LENGTH]
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text for a note; of a longer one the rest is in the artifact resolved.yaml, which has all of it."""
+    text, rest = text.replace("\0", " ").strip(), " … (the rest is in resolved.yaml)"
+    return text if len(text) <= most else text[: most - len(rest)] + rest
+
+
+def level_params(cell: DeclaredCell) -> dict[str, str]:
+    """Return the cell's levels by names that MLflow takes."""
+    return {metric_name(axis): level for axis, level in cell.levels.items()}
+
+
+def level_tags(cell: DeclaredCell) -> dict[str, str]:
+    """Return the cell's levels, but for axes whose tags would mean something else to us or to MLflow."""
+    tags = level_params(cell)
+    return {name: level for name, level in tags.items() if name not in OWN_TAGS and not name.startswith(OWN_PREFIXES)}
 
 
 def metric_name(name: str) -> str:
@@ -71,7 +92,7 @@ def trial_tags(cell: DeclaredCell, record: TrialRecord) -> dict[str, str]:
     """Return the tags of a trial's run, without those of its identity."""
     commit = record.provenance.get("git_sha", "")
     tags = {
-        **cell.levels,
+        **level_tags(cell),
         "seed": str(record.seed),
         "fingerprint": record.fingerprint,
         "state": record.state,
@@ -86,12 +107,12 @@ def trial_tags(cell: DeclaredCell, record: TrialRecord) -> dict[str, str]:
 
 def trial_params(cell: DeclaredCell, record: TrialRecord) -> dict[str, str]:
     """Return the configuration of a trial, and the axes that are not settings themselves, such as the arm."""
-    return {name: text(value) for name, value in {**cell.levels, **record.settings}.items()}
+    return {name: text(value) for name, value in {**level_params(cell), **record.settings}.items()}
 
 
 def cell_params(cell: DeclaredCell) -> dict[str, str]:
     """Return the axes of a cell and what is not tuned in it."""
-    return {name: text(value) for name, value in {**cell.settings, **cell.levels}.items()}
+    return {name: text(value) for name, value in {**cell.settings, **level_params(cell)}.items()}
 
 
 def summary_tags(declaration: Declaration) -> dict[str, str]:
@@ -104,7 +125,8 @@ def summary_tags(declaration: Declaration) -> dict[str, str]:
         "baseline": declaration.report.get("baseline", ""),
         "seed": declaration.seed,
     }
-    note = f"{declaration.question.strip()} The report is among the artifacts: report/report.html.".strip()
+    question = shortened(declaration.question, MAX_QUESTION)
+    note = f"{question} The report is among the artifacts: report/report.html.".strip()
     return {"mlflow.note.content": note, **{name: text(value) for name, value in tags.items()}}
 
 
@@ -166,7 +188,7 @@ def cell_note(trials: CellTrials, declaration: Declaration) -> str:
     if winner is not None:
         tuned = [f"{name} {text(winner.settings[name])}" for name in trials.cell.tuned if name in winner.settings]
         lines.append(f"Winner on validation data: tune {winner.number}" + (f" ({', '.join(tuned)})." if tuned else "."))
-    return " ".join(lines)
+    return text(" ".join(lines))
 
 
 def winner_tags(trials: CellTrials) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
 from ablate.ledger import TrialRecord
 from ablate.places import Place
+from ablate.tracking.outages import passes
 from ablate.tracking.runs import SweepRuns
 from ablate.tracking.store import masked, plain_cause, tracking_uri
 
@@ -51,7 +52,8 @@ class Mirror:
         self._num_trials = 0
         self._num_written = 0
         self._retry_at = 0.0
-        self._has_warned = False
+        self._warned: set[bool] = set()
+        self._is_refused = False
         self._is_closing = False
         self._is_abandoned = False
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
@@ -83,7 +85,7 @@ class Mirror:
         is_written = threading.Event()
         self._inbox.put(_Task(lambda runs: is_written.set()))
         deadline = time.monotonic() + timeout_s
-        while not is_written.wait(0.05) and not self._has_warned and time.monotonic() < deadline:
+        while not is_written.wait(0.05) and not self._warned and time.monotonic() < deadline:
             pass
 
     def close(self, timeout_s: float) -> int:
@@ -99,6 +101,17 @@ class Mirror:
         self._is_abandoned = True
         self._thread.join(GRACE_S)
         return self._num_trials - self._num_written
+
+    def missed_line(self, num_missed: int) -> str:
+        """Return what to say of so many trials that MLflow was not told, empty if there is none."""
+        if not num_missed:
+            return ""
+        if self._is_refused:
+            return (
+                f"{num_missed} trials are in the ledger but not in MLflow, which refuses them. "
+                "Mend what the warning above says; the next run then adds them."
+            )
+        return f"{num_missed} trials are in the ledger but not in MLflow yet; the next run adds them."
 
     def _work(self) -> None:
         is_open = True
@@ -140,11 +153,15 @@ class Mirror:
             self._waiting.popleft()
 
     def _warn(self, error: Exception) -> None:
-        log.debug("MLflow: %s", plain_cause(error, self._uri))
-        if not self._has_warned:
-            self._has_warned = True
+        cause = plain_cause(error, self._uri)
+        log.debug("MLflow: %s", cause)
+        self._is_refused = not passes(error)
+        if self._is_refused not in self._warned:
+            self._warned.add(self._is_refused)
+            lasts = ". It will not take them until this is mended" if self._is_refused else ""
             log.warning(
-                "MLflow at %s does not take the trials; the sweep goes on and they are kept in the ledger: %s",
+                "MLflow at %s does not take the trials; the sweep goes on and they are kept in the ledger%s: %s",
                 masked(self._uri),
-                plain_cause(error, self._uri),
+                lasts,
+                cause,
             )

@@ -105,7 +105,7 @@ class SweepRuns:
         identity, name, params = content.cell_identity(cell), content.cell_name(cell), content.cell_params(cell)
         run = self._experiment.runs.get(identity)
         if run is None:
-            tags = {**cell.levels, "ablate.declared": "yes"}
+            tags = {**content.level_tags(cell), "ablate.declared": "yes"}
             run = self._experiment.create(identity, name, tags, start)
         if DONE not in run.tags:
             self._experiment.write(run, params=params, tags={DONE: "yes"})
@@ -117,5 +117,6 @@ class SweepRuns:
 
     def _add_axes(self, run: KnownRun, name: str, cell: DeclaredCell, params: dict[str, str]) -> None:
         """Bring an old run of a sweep that got a new axis up to date; it writes nothing where all is known."""
-        if cell.levels.items() - run.tags.items():
-            self._experiment.write(run, params=params, tags={**cell.levels, "mlflow.runName": name})
+        levels = content.level_tags(cell)
+        if levels.items() - run.tags.items():
+            self._experiment.write(run, params=params, tags={**levels, "mlflow.runName": name})

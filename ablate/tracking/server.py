@@ -13,20 +13,26 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from ablate.errors import AblateError, UsageError
 from ablate.places import Place
 from ablate.signals import graceful_signals
+from ablate.tracking.guard import NAME, allowed_hosts, write_plugin
 from ablate.tracking.store import SQLITE, artifact_root, quiet_environment, tracking_uri
 
 HOST = "127.0.0.1"
+OPENINGS = (
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "MLFLOW_SERVER_X_FRAME_OPTIONS",
+)  # fmt: skip
+"""Variables that weaken what MLflow itself checks; they are meant for servers that others reach."""
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 5.0
 
 
 def ui_command(out: Place, port: int) -> list[str]:
-    """Return the command that serves the UI of an output folder; it runs without this project.
+    """Return the command that serves the UI of an output folder; it runs without this project, and without its guard.
 
     A store that is no file is left out, because its URI may hold a password: the command takes it from
     MLFLOW_BACKEND_STORE_URI.
@@ -34,7 +40,8 @@ def ui_command(out: Place, port: int) -> list[str]:
     uri = tracking_uri(out)
     store = ["--backend-store-uri", uri] if uri.startswith(SQLITE) else []
     artifacts = ["--artifacts-destination", str(artifact_root(out))]
-    return ["mlflow", "ui", *store, *artifacts, "--host", HOST, "--port", str(port), "--workers", "1"]
+    hosts = ["--allowed-hosts", ",".join(allowed_hosts(port))]
+    return ["mlflow", "ui", *store, *artifacts, "--host", HOST, "--port", str(port), "--workers", "1", *hosts]
 
 
 def check_port(port: int) -> None:
@@ -48,11 +55,14 @@ def check_port(port: int) -> None:
 
 @contextlib.contextmanager
 def served(out: Place, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server in a process group of its own while the block runs, from when it answers."""
+    """Run the server behind its guard, in a process group of its own, while the block runs, from when it answers."""
     quiet_environment()
-    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": tracking_uri(out)}
-    command = [sys.executable, "-m", *ui_command(out, port)]
-    with tempfile.TemporaryFile() as output, graceful_signals():
+    environment = {name: value for name, value in os.environ.items() if name not in OPENINGS}
+    environment["MLFLOW_BACKEND_STORE_URI"] = tracking_uri(out)
+    command = [sys.executable, "-m", *ui_command(out, port), "--app-name", NAME]
+    with tempfile.TemporaryDirectory() as plugin, tempfile.TemporaryFile() as output, graceful_signals():
+        write_plugin(Path(plugin))
+        environment["PYTHONPATH"] = os.pathsep.join([plugin, *filter(None, sys.path)])
         server = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )

@@ -15,9 +15,14 @@ from ablate.command_lines import Commands
 from ablate.declaration import Declaration
 from ablate.places import Place, local_view
 from ablate.storage import open_at_once
+from ablate.tracking.content import shortened
+from ablate.tracking.outages import passes
 from ablate.tracking.view import VIEW_TAG, view_state
 
 SQLITE = "sqlite:///"
+MAX_CAUSE = 1500
+MAX_QUESTION = 19_000
+"""Characters of the question in the experiment's note; MLflow takes 20,000 in all."""
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # The defaults, 7 retries of 120 s, hold up a caller for minutes when a server is gone.
@@ -82,20 +87,27 @@ def masked(uri: str) -> str:
 
 
 def plain_cause(error: BaseException, uri: str) -> str:
-    """Return the first line of an error, cut at 200 characters and without the store's password."""
+    """Return an error in one line, without the store's password: all that MLflow says of what must be mended.
+
+    Of an outage it is the first 200 characters.
+    """
     text = _QUERY.sub(r"\1***", str(error).replace(uri.rstrip("/"), masked(uri).rstrip("/")))
     # What a driver makes of a password that is not quoted: it takes a part of it for the host.
     for secret in filter(None, (password[2] for password in _USER.finditer(uri) if not uri.startswith(SQLITE))):
         for part in (secret, *re.split(r"[@/?#:]", secret)):
             text = text.replace(part, "***") if len(part) > 3 else text
-    line = text.strip().partition("\n")[0] or type(error).__name__
-    return line if len(line) <= 200 else f"{line[:197]}..."
+    # The remedy may be in a later line of MLflow's own words; other libraries add pages of addresses and SQL.
+    text = re.split(r"\n\[SQL|\n\(Background", text.strip())[0]
+    is_of_mlflow = type(error).__module__.startswith("mlflow") and not passes(error)
+    line = " ".join(text.split() if is_of_mlflow else text.partition("\n")[:1]) or type(error).__name__
+    most = 200 if passes(error) else MAX_CAUSE
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def open_client(uri: str) -> Any:
     """Return an MlflowClient of the store; a new SQLite file is created with its schema.
 
-    A database server is tried first: mlflow itself would try for 100 s, with a warning of five lines each time.
+    A database is tried first: mlflow itself would try for 100 s, with a warning of five lines each time.
     """
     quiet_environment()
     # Its warnings of retries print the address with all that is in it; the mirror tells the outage itself.
@@ -114,17 +126,19 @@ def open_client(uri: str) -> Any:
             # A process that is killed while it makes the schema leaves a store that nobody can open.
             new = file.with_suffix(".new")
             new.unlink(missing_ok=True)
+            _try_database(f"{SQLITE}{new}")
             MlflowClient(tracking_uri=f"{SQLITE}{new}", registry_uri=f"{SQLITE}{new}")
             os.replace(new, file)
+        _try_database(uri)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def _try_database(uri: str) -> None:
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, inspect
 
     engine = create_engine(uri)
     try:
-        engine.connect().close()
+        inspect(engine).get_table_names()  # SQLite opens a file only when something is asked.
     finally:
         engine.dispose()
 
@@ -160,7 +174,7 @@ def open_experiment(client: Any, uri: str, out: Place, declaration: Declaration)
 
 def _note(out: Place, declaration: Declaration) -> str:
     command = declaration.command("sweep", Commands(out, in_public=True))
-    question = declaration.question.strip()
+    question = shortened(declaration.question, MAX_QUESTION)
     return "\n\n".join([*([question] if question else []), f"    {command}\n"])
 
 

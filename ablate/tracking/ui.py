@@ -34,7 +34,7 @@ def open_ui(out: Place, sweep: str, port: int, echo: Callable[[str], Any]) -> No
     try:
         with served(out, port) as server:
             echo(f"{sweep}: {link(f'http://{HOST}:{port}', experiment)}")
-            echo(f"The same without this command: {_plain_line(out, port)}")
+            echo(f"Without this command, and without its check of who writes: {_plain_line(out, port)}")
             echo("Ctrl-C ends it.")
             code = server.wait()
     except KeyboardInterrupt:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 from ablate.declaration import Declaration
+from ablate.tracking.content import metric_name
 
 VIEW = "ablate"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+MAX_STATE_LENGTH = 20_000
+"""As much as MLflow takes in a tag of an experiment."""
 METRICS = ("confirmed_accuracy", "confirmed_n", "best_val_accuracy", "num_diverged", "val_accuracy")
 
 
@@ -31,7 +34,7 @@ def view_state(declaration: Declaration) -> str:
     tuned = dict.fromkeys(name for cell in declaration.cells for name in cell.tuned)
     columns = [
         *_columns("metrics", *METRICS),
-        *_columns("params", *declaration.axes, *tuned),
+        *_columns("params", *map(metric_name, declaration.axes), *tuned),
         *_columns("tags", "state"),
     ]
     state = {
@@ -40,6 +43,8 @@ def view_state(declaration: Declaration) -> str:
         "orderByAsc": False,
         "selectedColumns": columns,
     }
+    while len(json.dumps(state)) > MAX_STATE_LENGTH:
+        columns.pop()
     return json.dumps(state)
 
 

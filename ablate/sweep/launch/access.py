@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ablate.errors import UsageError
+from ablate.sweep.launch.ray_private import ask_for_nodes, found_address
 
 TIMEOUT_S = 10.0
 log = logging.getLogger(__name__)
@@ -49,22 +50,20 @@ def probe(address: str) -> None:
     Raises:
         UsageError: No Ray cluster answers there, or it asks for a token that we do not have.
     """
-    from ray._private.services import canonicalize_bootstrap_address_or_die
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError
 
     has_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
     if has_token and not _has_token():
         raise UsageError(f"RAY_AUTH_MODE is token, but there is no token; {TOKEN_HINT}")
     try:
-        found = canonicalize_bootstrap_address_or_die(address)
+        found = found_address(address)
     except (ConnectionError, ValueError) as error:
         raise UsageError(f"no Ray cluster found for --address {address}: {one_line(error)}") from None
     host, _, port = found.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT_S).close()
         with _without_stderr():
-            GcsClient(address=found).get_all_node_info(timeout=TIMEOUT_S)
+            ask_for_nodes(found, TIMEOUT_S)
     except AuthenticationError:
         raise UsageError(f"the Ray cluster at {found} asks for its token; {TOKEN_HINT}") from None
     except OSError as error:

@@ -17,6 +17,7 @@ from typing import Any
 from ablate.errors import UsageError
 from ablate.signals import interrupts_deferred
 from ablate.sweep.launch.access import one_line, probe, token_mode
+from ablate.sweep.launch.ray_private import signals_for_us
 from ablate.sweep.launch.shipping import shipped_modules
 
 # Read by Ray when it is imported or when a worker starts.
@@ -97,26 +98,8 @@ def _init(**arguments: Any) -> None:
 
         for name in ("ray", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        with _signals_for_us():
+        with signals_for_us():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **arguments)
-
-
-@contextlib.contextmanager
-def _signals_for_us() -> Iterator[None]:
-    """Let Ray start its processes in sessions of their own, and leave SIGTERM to us.
-
-    `timeout`, Slurm and service managers send SIGTERM to a whole process group. It is for the driver, which stops
-    gracefully; without its Ray it could not. Ray's own handler exits at once, wherever it is.
-    """
-    from ray._private import services, utils
-
-    popen, set_handler = services.ConsolePopen, utils.set_sigterm_handler
-    services.ConsolePopen = functools.partial(popen, start_new_session=True)
-    utils.set_sigterm_handler = lambda handler: None
-    try:
-        yield
-    finally:
-        services.ConsolePopen, utils.set_sigterm_handler = popen, set_handler
 
 
 def _shutdown() -> None:

@@ -18,6 +18,7 @@ from ablate.provenance import code_version, library_versions
 from ablate.signals import was_interrupted
 from ablate.sweep.capacity import Node
 from ablate.sweep.launch.cluster import attached_cluster, private_cluster
+from ablate.sweep.launch.ray_private import nothing_propagated
 from ablate.sweep.launch.shipping import shipped_name
 from ablate.sweep.schedule import PackAssignment, Schedule
 
@@ -133,7 +134,8 @@ def _fit(
     # Ray's own state, which nobody reads: on a full disk it cannot be written either, and would say so at length.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     try:
-        tuner.fit()
+        with nothing_propagated():
+            tuner.fit()
     finally:
         if packs.error is not None:
             raise packs.error
