@@ -32,6 +32,7 @@ BASE = {
     "places",
     "storage",
     "signals",
+    "cpus",
     "processes",
     "registry",
     "rows",

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from ablate.cpus import num_cpus
 from ablate.data.augment import random_resized_crop, resized_crop_flip
 from ablate.data.dataset import Augment, Batch, RawImages
 from ablate.data.folders import DataFolders
@@ -160,7 +161,7 @@ def num_workers() -> int:
     given = os.environ.get("ABLATE_LOADER_WORKERS", "")
     if given and not given.isdecimal():
         raise DataError(f"ABLATE_LOADER_WORKERS must be an integer >= 0, but is '{given}'")
-    return int(given) if given else min(4, os.cpu_count() or 1)
+    return int(given) if given else min(4, num_cpus())
 
 
 def load(folders: DataFolders) -> RawImages:
