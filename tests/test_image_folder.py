@@ -258,3 +258,17 @@ def test_batches_need_no_shared_memory(folder):
     environment = {**os.environ, "ABLATE_DATA": str(folder.parent), "ABLATE_LOADER_WORKERS": "2"}
     done = subprocess.run([*small, sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout == f"{' '.join(['(16, 3, 224, 224)'] * 3)} 32 16\n", done.stderr
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_image_for_which_there_is_no_memory_is_not_called_damaged(data, monkeypatch, workers):
+    def decode(*_):
+        np.empty(2**50)
+
+    monkeypatch.setattr(image_folder.Image, "open", decode)
+    monkeypatch.setenv("ABLATE_LOADER_WORKERS", workers)
+    task = Task(
+        key="k", fingerprint="f", seed=1, phase="tune", settings=resolve(IMAGENET).settings(), data_digest=data.digest
+    )  # fmt: skip
+    (record,) = Pack([task], data, CPU).train()
+    assert (record.state, record.reason) == ("failed", "out_of_memory"), record.message

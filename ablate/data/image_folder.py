@@ -25,7 +25,7 @@ from ablate.cpus import num_cpus
 from ablate.data.augment import random_resized_crop, resized_crop_flip
 from ablate.data.dataset import Augment, Batch, RawImages
 from ablate.data.folders import DataFolders
-from ablate.errors import DataError
+from ablate.errors import DataError, is_out_of_memory
 
 DEFAULT_SIZE = 224
 RESIZE = 256 / 224
@@ -141,6 +141,8 @@ class _Decoder(Dataset[Batch]):
             with Image.open(path) as file:
                 image: torch.Tensor = pil_to_tensor(file.convert("RGB"))
         except Exception as error:  # Pillow raises what its decoders raise, and its own error for images too large
+            if is_out_of_memory(error):
+                raise
             raise DataError(f"cannot decode {path}: {error}") from None
         if seed is None:
             image = centre_crop(image, files.size)
