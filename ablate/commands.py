@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import select
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -147,6 +148,7 @@ def sweep(
     from ablate.sweep.runner import run_plan
 
     sweep_id = plan.spec.sweep_id
+    unwritten: list[Exception] = []
     try:
         outcome = run_plan(
             plan,
@@ -154,7 +156,7 @@ def sweep(
             device=device,
             address=address,
             console=console,
-            write_report=lambda: _write_report(out, sweep_id, local_view(out) / sweep_id / "report"),
+            write_report=lambda: _write_report(out, sweep_id, local_view(out) / sweep_id / "report", unwritten),
             deadline=deadline,
         )
     except KeyboardInterrupt:  # Before or after the trials; between them Ray Tune stops by itself.
@@ -174,6 +176,13 @@ def sweep(
             err=True,
         )
         sys.exit(1)
+    if unwritten:
+        line = shlex.join(
+            ["python", "cli.py", "report", sweep_id, *([] if out == DEFAULT_OUT else ["--out", str(out)])]
+        )
+        raise SweepStoppedError(
+            f"All trials have ended, but there is no report of them. When this is mended, write it with:\n  {line}"
+        )
     where = "" if out == DEFAULT_OUT else f" --out {out}"
     click.echo(f"Next: python cli.py report{where}   or browse: python cli.py ui{where}")
 
@@ -356,16 +365,21 @@ def find_sweep(sweep: str | None, out: Place) -> str:
     return sweep
 
 
-def _write_report(out: Place, sweep_id: str, to: Path) -> Path | None:
-    """Write a report and print its table; return its folder, or None where there is none."""
+def _write_report(out: Place, sweep_id: str, to: Path, unwritten: list[Exception]) -> Path | None:
+    """Write a report and print its table; return its folder.
+
+    Where there is none, return None, and leave in `unwritten` what went wrong unless there is nothing to report yet.
+    """
     from ablate.report.build import NothingToReportError, build_report
+    from ablate.storage import cause
 
     try:
         made = build_report(out, sweep_id, to)
     except NothingToReportError:
         return None
-    except UsageError as error:
-        click.echo(f"no report: {error}", err=True)
+    except (UsageError, OSError) as error:
+        click.echo(f"no report: {cause(error) if isinstance(error, OSError) else error}", err=True)
+        unwritten.append(error)
         return None
     _print_report(made)
     return made.folder
