@@ -149,6 +149,7 @@ def sweep(
 
     sweep_id = plan.spec.sweep_id
     where = where_options(device, address)
+    unwritten: list[Exception] = []
     try:
         outcome = run_plan(
             plan,
@@ -156,7 +157,7 @@ def sweep(
             device=device,
             address=address,
             console=console,
-            write_report=lambda: _write_report(out, sweep_id, local_view(out) / sweep_id / "report"),
+            write_report=lambda: _write_report(out, sweep_id, local_view(out) / sweep_id / "report", unwritten),
             deadline=deadline,
         )
     except KeyboardInterrupt:  # Before or after the trials; between them Ray Tune stops by itself.
@@ -173,6 +174,11 @@ def sweep(
             err=True,
         )
         sys.exit(1)
+    if unwritten:
+        raise SweepStoppedError(
+            "All trials have ended, but there is no report of them. When this is mended, write it with:\n"
+            f"  {Commands(out).line('report', sweep_id)}"
+        )
     click.echo(f"Next: {Commands(out).line('report')}   or browse: {Commands(out).line('ui')}")
 
 
@@ -363,16 +369,21 @@ def _advice(outcome: Outcome) -> str:
     return f"{memory} To go on:"
 
 
-def _write_report(out: Place, sweep_id: str, to: Path) -> Path | None:
-    """Write a report and print its table; return its folder, or None where there is none."""
+def _write_report(out: Place, sweep_id: str, to: Path, unwritten: list[Exception]) -> Path | None:
+    """Write a report and print its table; return its folder.
+
+    Where there is none, return None, and leave in `unwritten` what went wrong unless there is nothing to report yet.
+    """
     from ablate.report.build import NothingToReportError, build_report
+    from ablate.storage import cause
 
     try:
         made = build_report(out, sweep_id, to)
     except NothingToReportError:
         return None
-    except UsageError as error:
-        click.echo(f"no report: {error}", err=True)
+    except (UsageError, OSError) as error:
+        click.echo(f"no report: {cause(error) if isinstance(error, OSError) else error}", err=True)
+        unwritten.append(error)
         return None
     _print_report(made)
     return made.folder

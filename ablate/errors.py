@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -75,6 +77,21 @@ class SpecError(UsageError):
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|not enough memory|(can't|cannot|unable to) allocate|bad_?alloc|ALLOC_FAILED|ENOMEM", re.IGNORECASE
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on the machine or on a device.
+
+    Only CUDA's has a class of its own: torch raises a plain RuntimeError on the CPU, and so do its libraries.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def choices_text(value: object, choices: Iterable[str]) -> str:

@@ -13,13 +13,10 @@ from multiprocessing.connection import Connection
 from threading import Semaphore, Thread
 from typing import Any, TypeVar
 
+from ablate.cpus import num_cpus
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-
-
-def num_cpus() -> int:
-    """Return the number of CPUs of this machine that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_two(function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:

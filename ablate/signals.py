@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +15,16 @@ _came = threading.Event()
 
 @contextlib.contextmanager
 def graceful_signals() -> Iterator[None]:
-    """Let SIGTERM stop what runs as gracefully as Ctrl-C does, and remember both, where this is the main thread.
+    """Let SIGTERM, and SIGHUP of a closed terminal, stop what runs as gracefully as Ctrl-C does, and remember it.
 
-    KeyboardInterrupt alone may be lost in a library that catches everything; `was_interrupted` is not.
+    KeyboardInterrupt alone may be lost in a library that catches everything; `was_interrupted` is not. In other threads
+    than the main one nothing changes.
     """
     if _is_main_thread():
         _came.clear()
-    with _handled_by({signal.SIGINT: _interrupt, signal.SIGTERM: lambda *_: os.kill(os.getpid(), signal.SIGINT)}):
+    with _handled_by(
+        {signal.SIGINT: _interrupt, signal.SIGTERM: lambda *_: _interrupt_self(), signal.SIGHUP: _hang_up}
+    ):
         yield
 
 
@@ -35,7 +39,7 @@ def interrupts_noted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end of the block where SIGINT or SIGTERM came within it.
+    """Raise KeyboardInterrupt at the end of the block where SIGINT, SIGTERM or SIGHUP came within it.
 
     In the midst of it, it would be lost where Python ignores exceptions, as in the callbacks around a fork. A second
     signal does not wait: what runs there may hang.
@@ -43,11 +47,13 @@ def interrupts_deferred() -> Iterator[None]:
     came: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            drop_dead_outputs()
         came.append(number)
         if len(came) > 1:
             raise KeyboardInterrupt
 
-    with _handled_by({signal.SIGINT: remember, signal.SIGTERM: remember}):
+    with _handled_by(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), remember)):
         yield
     if came:
         raise KeyboardInterrupt
@@ -58,9 +64,30 @@ def was_interrupted() -> bool:
     return _came.is_set()
 
 
+def drop_dead_outputs() -> None:
+    """Let what is printed to a terminal that is gone vanish: to write there fails, and would stop us in the midst."""
+    for descriptor in (1, 2):
+        output = select.poll()
+        output.register(descriptor, 0)  # errors are told all the same
+        if any(event & (select.POLLHUP | select.POLLERR) for _, event in output.poll(0)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _came.set()
     raise KeyboardInterrupt
+
+
+def _interrupt_self() -> None:
+    # Whoever handles SIGINT now: Ray Tune does while trials run.
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _hang_up(number: int, frame: FrameType | None) -> None:
+    drop_dead_outputs()
+    _interrupt_self()
 
 
 def _is_main_thread() -> bool:
@@ -69,11 +96,19 @@ def _is_main_thread() -> bool:
 
 @contextlib.contextmanager
 def _handled_by(handlers: Mapping[int, Callable[[int, FrameType | None], object]]) -> Iterator[None]:
-    """Let these handlers have their signals while the block runs, where this is the main thread: no other may."""
+    """Let these handlers have their signals while the block runs, where this is the main thread: no other may.
+
+    A SIGHUP that whoever started us let be ignored stays so.
+    """
     if not _is_main_thread():
         yield
         return
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    previous = {
+        number: signal.signal(number, handler)
+        for number, handler in handlers.items()
+        if number != signal.SIGHUP or not is_nohup
+    }
     try:
         yield
     finally:

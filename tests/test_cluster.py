@@ -1,7 +1,9 @@
 """Sweeps on a real Ray cluster of several nodes on this machine, with a token; its GPUs are numbers in Ray's books."""
 
+import contextlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -195,6 +197,72 @@ def test_files_of_killed_sweeps_go_and_those_of_others_stay(monkeypatch, tmp_pat
     made = Path(cluster._new_temporary())
     left = {entry.name for entry in tmp_path.iterdir()} - {made.name}
     assert left == {*names, *([others.name] if os.getuid() == 0 else [])}
+
+
+def processes_in(folder: Path) -> dict[int, str]:
+    """Return the processes that have a file of the folder open, with their command lines."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
+                found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ").strip()
+    return found
+
+
+def test_the_processes_of_a_killed_sweep_go_with_its_files_and_no_others_do(monkeypatch, tmp_path, caplog):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    started = []
+    for pid, script in [
+        (gone.pid, "exec sleep 600 > raylet.out"),
+        (gone.pid, "exec sleep 600 < raylet.out"),  # as who reads what happened
+        (os.getpid(), "exec sleep 600 > raylet.out"),  # as of a sweep that runs
+    ]:
+        logs = tmp_path / f"ablate-ray-{pid}-x" / "ray" / "session" / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        (logs / "raylet.out").touch()
+        started.append(subprocess.Popen(["sh", "-c", script], cwd=logs))
+    left, other = (tmp_path / f"ablate-ray-{pid}-x" for pid in (gone.pid, os.getpid()))
+    monkeypatch.setattr(cluster, "SHORT", tmp_path)
+    try:
+        deadline = time.monotonic() + 30
+        while len(processes_in(left)) < 2 or not processes_in(other):
+            assert time.monotonic() < deadline
+        cluster._new_temporary()
+        assert started[0].wait(10) == -signal.SIGKILL
+        assert not left.exists()
+        assert [process.poll() for process in started[1:]] == [None, None]
+        assert caplog.messages == ["a sweep that was killed had left 1 Ray processes; they were ended"]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["the driver", "its process group"])
+def test_ray_and_its_files_are_gone_soon_after_the_driver_is_killed(how):
+    """Ray's agents would live for a minute."""
+    code = (
+        "import os, time\n"
+        "from ablate.sweep.launch.cluster import private_cluster\n"
+        "with private_cluster(1):\n"
+        "    import ray\n"
+        "    ray.get(ray.remote(lambda: 1).remote())\n"
+        "    print(os.environ['RAY_AUTH_TOKEN_PATH'], flush=True)\n"
+        "    time.sleep(120)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as driver:
+        folder = Path(driver.stdout.readline().strip()).parent
+        before = processes_in(folder)
+        (os.kill if how == "the driver" else os.killpg)(driver.pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+    assert {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} <= {title.strip("\0 ") for title in before.values()}
+    while processes_in(folder) or folder.exists():
+        assert time.monotonic() - killed_at < 10, processes_in(folder)
+        time.sleep(0.1)
 
 
 def test_who_has_no_token_or_another_is_refused_at_once(nodes, tmp_path):

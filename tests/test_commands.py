@@ -171,6 +171,7 @@ def test_the_last_line_of_train_is_json_where_a_number_is_not_finite(folder, mon
     [
         (NothingToReportError("no finished confirm trial yet"), ""),
         (UsageError("the baseline is gone"), "no report: the baseline is gone\n"),
+        (OSError(5, "Input/output error", "a.parquet"), "no report: a.parquet: Input/output error\n"),
     ],
 )
 def test_a_sweep_hides_a_missing_report_only_where_there_is_nothing_to_report(monkeypatch, capsys, error, told):
@@ -178,8 +179,10 @@ def test_a_sweep_hides_a_missing_report_only_where_there_is_nothing_to_report(mo
         raise error
 
     monkeypatch.setattr("ablate.report.build.build_report", refuse)
-    assert _write_report(Path("runs"), "s", Path("to")) is None
+    unwritten: list[Exception] = []
+    assert _write_report(Path("runs"), "s", Path("to"), unwritten) is None
     assert capsys.readouterr().err == told
+    assert unwritten == ([error] if told else [])
 
 
 def test_train_takes_choices_by_their_names(folder):

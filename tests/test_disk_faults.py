@@ -92,6 +92,44 @@ def test_a_read_only_folder_can_be_read_and_is_refused_in_one_line(volume, full,
     assert done.stderr.splitlines() == ["runs/tiny/lock: Read-only file system"]
 
 
+@pytest.mark.slow
+def test_a_sweep_whose_report_finds_a_full_disk_ends_with_1_and_the_line_to_run(tmp_path):
+    """The report lies on a disk of its own, so that it is the first to find no room."""
+    (tmp_path / "tiny.yaml").write_text(FILE)
+    report = tmp_path / "runs" / "tiny" / "report"
+    report.parent.mkdir(parents=True)
+    with small_disk(report):
+        fill(report / "filler")
+        done = run("sweep", "tiny.yaml", *OPTIONS, cwd=tmp_path)
+        again = run("report", "tiny", "--to", report, cwd=tmp_path)
+        cause = r"runs/tiny/report\S*: No space left on device \(make room on that disk\)\n"
+        assert done.returncode == 1
+        told = (
+            "All trials have ended, but there is no report of them. When this is mended, write it with:\n"
+            "  python cli.py report tiny\n"
+        )
+        assert re.fullmatch(rf"no report: {cause}{re.escape(told)}", done.stderr)
+        assert (again.returncode, again.stdout) == (1, "")
+        assert re.fullmatch(rf"\S*{cause}", again.stderr)
+        (report / "filler").unlink()
+        assert len(ledger_files(tmp_path)) == NUM_TRIALS
+        mended = run("report", "tiny", cwd=tmp_path)
+        assert mended.returncode == 0, mended.stderr
+        assert (tmp_path / "reports" / "tiny" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_report_has_no_folder_ends_with_1_and_the_line_to_run(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(FILE)
+    report = tmp_path / "my runs" / "tiny" / "report"
+    report.parent.mkdir(parents=True)
+    report.write_text("a file")
+    done = run("sweep", "tiny.yaml", *OPTIONS, "--out", "my runs", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no report: cannot write the report to my runs/tiny/report: ")
+    assert done.stderr.endswith(" write it with:\n  python cli.py report tiny --out 'my runs'\n")
+
+
 def test_a_write_that_fails_names_its_file_and_leaves_the_old_one(tmp_path, monkeypatch):
     file = tmp_path / "runs" / "declaration.json"
     write_atomically(file, b"old")

@@ -1,6 +1,9 @@
 """Folders of image files: real JPEG files in torchvision's layout, decoded by worker processes."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -235,3 +238,37 @@ def test_an_imagenet_net_refuses_small_crops():
     with pytest.raises(ConfigError, match="must be at least 64×64, but those of image_folder are 32×32"):
         resolve({**IMAGENET, "image_size": 32})
     assert resolve({"dataset": "image_folder", "model": "imagenet", "depth": 34}).depth == 34
+
+
+def test_batches_need_no_shared_memory(folder):
+    """Docker's /dev/shm has 64 MB. Here it has as good as nothing, in a mount namespace of its own."""
+    code = (
+        "import torch\n"
+        "from ablate.data.augment import resized_crop_flip\n"
+        "from ablate.data.folders import DataFolders\n"
+        "from ablate.data.image_folder import load\n"
+        "files = load(DataFolders.from_environment('.')).train\n"
+        "assert files.size == 224\n"
+        "batches = files.batches(torch.arange(48), 16, resized_crop_flip, torch.Generator())\n"
+        "print(*[tuple(images.shape) for images, _ in batches], *[len(labels) for _, labels in files.in_order(32)])"
+    )
+    small = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
+    if subprocess.run([*small, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    environment = {**os.environ, "ABLATE_DATA": str(folder.parent), "ABLATE_LOADER_WORKERS": "2"}
+    done = subprocess.run([*small, sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{' '.join(['(16, 3, 224, 224)'] * 3)} 32 16\n", done.stderr
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_image_for_which_there_is_no_memory_is_not_called_damaged(data, monkeypatch, workers):
+    def decode(*_):
+        np.empty(2**50)
+
+    monkeypatch.setattr(image_folder.Image, "open", decode)
+    monkeypatch.setenv("ABLATE_LOADER_WORKERS", workers)
+    task = Task(
+        key="k", fingerprint="f", seed=1, phase="tune", settings=resolve(IMAGENET).settings(), data_digest=data.digest
+    )  # fmt: skip
+    (record,) = Pack([task], data, CPU).train()
+    assert (record.state, record.reason) == ("failed", "out_of_memory"), record.message

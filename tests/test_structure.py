@@ -35,6 +35,7 @@ BASE = {
     "places",
     "storage",
     "signals",
+    "cpus",
     "processes",
     "registry",
     "rows",

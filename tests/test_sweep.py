@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -214,6 +217,30 @@ def test_a_sweep_that_was_stopped_loses_nothing_and_repeats_nothing(finished, tm
     # The same trials as in the sweep that was not stopped, with the same numbers.
     assert status(tmp_path)["trial_keys"] == status(finished[0])["trial_keys"]
     assert status(tmp_path)["cells"] == status(finished[0])["cells"]
+
+
+def test_a_closed_terminal_stops_the_sweep_as_gracefully_as_sigterm(tmp_path):
+    """The sweep draws on a terminal of its own; its errors go to a file, where they can be read afterwards."""
+    (tmp_path / "tiny.yaml").write_text(FILE)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.dup2(os.open("errors", os.O_WRONLY | os.O_CREAT), 2)
+        os.execv(sys.executable, command("sweep", "tiny.yaml"))
+    deadline = time.monotonic() + 240
+    while len(ledger_files(tmp_path)) < 3:
+        assert time.monotonic() < deadline, (tmp_path / "errors").read_text()
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    errors = (tmp_path / "errors").read_text()
+    assert re.search(r"\d+ of 20 trials have ended, 0 of them failed\. To go on:\n  python cli\.py sweep tiny", errors)
+    assert "Traceback" not in errors
+    assert not list(Path("/tmp").glob(f"ablate-ray-{child}-*"))
+    stopped = status(tmp_path)["trials"]
+    assert stopped["running"] == 0
+    assert 3 <= len(ledger_files(tmp_path)) == 20 - stopped["waiting"] < 20
 
 
 def is_ray_starting(process: subprocess.Popen[str]) -> bool:

@@ -1,10 +1,12 @@
 """Training of packs: repeatability, divergence, checkpoints, failures."""
 
 import dataclasses
+import errno
 import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -212,13 +214,36 @@ def test_an_error_in_training_ends_the_trial_as_failed(tiny_dataset, monkeypatch
     assert "ZeroDivisionError" in record.message
 
 
-def test_running_out_of_memory_has_a_reason_of_its_own(tiny_dataset, monkeypatch):
-    def out_of_memory(self):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def no_memory_for_numpy():
+    np.empty(2**50)
 
-    monkeypatch.setattr(Trainer, "run_epoch", out_of_memory)
-    (record,) = train(tiny_dataset, task())
-    assert (record.state, record.reason) == ("failed", "out_of_memory")
+
+def no_memory_for_torch():
+    torch.empty(2**50)
+
+
+def no_memory_for_lapack():
+    raise RuntimeError("std::bad_alloc")  # All that torch.linalg.svd says.
+
+
+def no_memory_on_the_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def no_memory_for_a_process():
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+@pytest.mark.parametrize(
+    "use_memory",
+    [no_memory_for_torch, no_memory_for_numpy, no_memory_for_lapack, no_memory_on_the_gpu, no_memory_for_a_process],
+)
+@pytest.mark.parametrize("when", ["__init__", "run_epoch", "evaluate"])
+def test_running_out_of_memory_has_a_reason_of_its_own(tiny_dataset, tmp_path, monkeypatch, use_memory, when):
+    monkeypatch.setattr(Trainer, when, lambda *_: use_memory())
+    (record,) = train(tiny_dataset, task(), checkpoints=Checkpoints(tmp_path))
+    assert (record.state, record.reason) == ("failed", "out_of_memory"), record.message
+    assert use_memory.__name__ in record.message
 
 
 @pytest.mark.parametrize("num", [33, 34, 48])

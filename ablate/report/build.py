@@ -91,7 +91,8 @@ def build_report(
 
     Raises:
         UsageError: There is no such sweep or axis, no confirm trial is finished, none recorded the metric, the
-            server's address cannot be shown, or the folder cannot be written.
+            server's address cannot be shown, or the folder cannot be one.
+        OSError: The disk is full, or fails.
     """
     ledger, commands, to_print = Ledger(out, is_read_only=True), Commands(out, in_public=True), Commands(out)
     server = link_server(mlflow_url)
@@ -124,7 +125,8 @@ def build_report(
     try:
         for name, content in contents.items():
             write_atomically(to / name, content)
-    except OSError as error:
+    # A full disk or one that fails is no mistake of who asked for the report.
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         raise UsageError(f"cannot write the report to {to}: {error.strerror}") from None
     return Report(
         folder=to,

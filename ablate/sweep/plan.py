@@ -12,11 +12,11 @@ from typing import Any
 
 from ablate.command_lines import Commands
 from ablate.config import ConfigError, TrialConfig, resolve
+from ablate.cpus import num_cpus
 from ablate.data.prepare import PreparedData, prepare
 from ablate.declaration import Declaration, DeclaredCell, SweepFolder, data_notices, public_file
 from ablate.errors import DataError, UsageError
 from ablate.places import Place, local_view
-from ablate.processes import num_cpus
 from ablate.sweep.capacity import Node, num_fitting
 from ablate.sweep.cells import Cell, build_cells, with_known_keys
 from ablate.sweep.claims import frozen_claims

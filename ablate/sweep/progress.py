@@ -1,8 +1,10 @@
-"""What a running sweep shows: a live table in a terminal, plain lines elsewhere."""
+"""What a running sweep shows: a live table in a terminal that knows UTF-8, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from ablate.declaration import DeclaredCell, Proposal
 from ablate.ledger import TrialRecord
+from ablate.signals import drop_dead_outputs
 from ablate.sweep.schedule import CellRun, Schedule, work
 
 
@@ -30,14 +33,16 @@ class Progress:
         self.live: Live | None = None
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
+        # Elsewhere escapes such as \u2026 would change the width of the lines that are drawn anew.
+        if self.console.is_terminal and not self.console.options.ascii_only:
             self.live = Live(console=self.console, get_renderable=self._render, refresh_per_second=2)
             self.live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         if self.live is not None:
-            self.live.stop()
+            with _on_whatever_is_left():
+                self.live.stop()
 
     def finished(self, cell: DeclaredCell, proposal: Proposal, record: TrialRecord, is_new: bool) -> None:
         """Note a trial that ended in this run, or (not `is_new`) in another sweep."""
@@ -48,7 +53,8 @@ class Progress:
             done, planned = self.schedule.num_finished(), self.schedule.declaration.num_trials
             outcome = _outcome(record) if is_new else f"{_outcome(record)} in the ledger already"
             line = f"[{done}/{planned}] {cell.name} {proposal.phase} {proposal.number}: {outcome}"
-            self.console.print(f"{line}{self._left_text()}", markup=False, highlight=False, soft_wrap=True)
+            with _on_whatever_is_left():
+                self.console.print(f"{line}{self._left_text()}", markup=False, highlight=False, soft_wrap=True)
 
     def time_left_s(self) -> float | None:
         """Return the estimated rest of the run in seconds, from the trials that ended in this run."""
@@ -82,6 +88,15 @@ class Progress:
             f"{done} of {declaration.num_trials} trials · {elapsed}{self._left_text()} · Ctrl-C stops, resumable"
         )
         return Group(table, ProgressBar(total=declaration.num_trials, completed=done, width=60), text)
+
+
+@contextlib.contextmanager
+def _on_whatever_is_left() -> Iterator[None]:
+    """Let a sweep go on that outlives its terminal, as after `disown`: what it shows is no result."""
+    try:
+        yield
+    except OSError:
+        drop_dead_outputs()
 
 
 def _cell_row(run: CellRun, num_tune: int, num_confirm: int) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 
 from ablate.config import STATISTICS, TrialConfig, resolve
 from ablate.data.dataset import Dataset
+from ablate.errors import is_out_of_memory
 from ablate.ledger import TrialRecord
 from ablate.methods.diagnostics import MEASURES
 from ablate.registry import KINDS
@@ -134,12 +135,12 @@ class Pack:
             return
         try:
             step(member)
-        except (torch.OutOfMemoryError, MemoryError):
-            self._finish(member, "failed", reason="out_of_memory", message=traceback.format_exc())
-        except BaseException:  # A user's row can raise SystemExit and KeyboardInterrupt too.
+        except BaseException as error:  # A user's row can raise SystemExit and KeyboardInterrupt too.
             if was_interrupted():
                 raise
-            self._finish(member, "failed", reason="error", message=traceback.format_exc())
+            is_memory = isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)
+            reason = "out_of_memory" if is_memory else "error"
+            self._finish(member, "failed", reason=reason, message=traceback.format_exc())
 
     def _end(self, member: _Member, state: str) -> None:
         """Measure what a trial came to, complete or pruned; only a complete confirm trial sees the test images."""

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import Any
 from ablate.errors import UsageError
 from ablate.signals import interrupts_deferred
 from ablate.sweep.launch.access import one_line, probe, token_mode
+from ablate.sweep.launch.leftovers import clear, cleared_at_the_end
 from ablate.sweep.launch.ray_private import signals_for_us
 from ablate.sweep.launch.shipping import shipped_modules
 
+log = logging.getLogger(__name__)
 # Read by Ray when it is imported or when a worker starts.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,7 +37,12 @@ ENVIRONMENT = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",
 }
 SHORT = Path("/tmp")
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120"}
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",
+    # What a user's row prints must not fail its trial where the driver's locale lacks a character.
+    "PYTHONIOENCODING": "utf-8:backslashreplace",
+}
 
 
 @contextlib.contextmanager
@@ -48,7 +54,7 @@ def private_cluster(num_cpus: int) -> Iterator[None]:
     """
     temporary = Path(_new_temporary())
     token = temporary / "token"
-    with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(_token())
     changes = {
         # Ray turns token authentication on by itself unless RAY_AUTH_MODE says otherwise. It prefers RAY_AUTH_TOKEN to
@@ -59,17 +65,14 @@ def private_cluster(num_cpus: int) -> Iterator[None]:
         # Its name speaks of other systems; on Linux, too, it makes Ray take the loopback address.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
-    try:
-        with _environment(changes):
-            try:
-                # A folder below ours, because Ray lets everybody write to the one that it is given.
-                _init(address="local", num_cpus=num_cpus, include_dashboard=False, _temp_dir=str(temporary / "ray"),
-                      runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
-                yield
-            finally:
-                _shutdown()
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with cleared_at_the_end(temporary), _environment(changes):
+        try:
+            # A folder below ours, because Ray lets everybody write to the one that it is given.
+            _init(address="local", num_cpus=num_cpus, include_dashboard=False, _temp_dir=str(temporary / "ray"),
+                  runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
+            yield
+        finally:
+            _shutdown()
 
 
 @contextlib.contextmanager
@@ -137,13 +140,15 @@ def _set_variables(values: Mapping[str, str | None]) -> None:
 
 
 def _new_temporary() -> str:
-    """Return a new folder named after this process; remove those of processes that were killed."""
+    """Return a new folder named after this process; clear those of processes that were killed."""
     parent = SHORT if SHORT.is_dir() else Path(tempfile.gettempdir())
     for left in parent.glob("ablate-ray-*"):
         # In a folder that everybody can write to, anybody can give a name.
         found = re.fullmatch(r"ablate-ray-([0-9]{1,9})-\w+", left.name)
         if found and left.lstat().st_uid == os.getuid() and not _is_alive(int(found[1])):
-            shutil.rmtree(left, ignore_errors=True)
+            num_killed = clear(left)
+            if num_killed:
+                log.warning("a sweep that was killed had left %d Ray processes; they were ended", num_killed)
     return tempfile.mkdtemp(prefix=f"ablate-ray-{os.getpid()}-", dir=parent)
 
 

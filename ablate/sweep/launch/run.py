@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate.cpus import num_cpus
 from ablate.places import Place, local_view
-from ablate.processes import num_cpus
 from ablate.provenance import code_version, library_versions
 from ablate.signals import was_interrupted
 from ablate.sweep.capacity import Node
