@@ -235,7 +235,7 @@ _ROWS = (
     # The statistics that batch norm is evaluated with.
     Row(kind="statistics", name="estimated", target="ablate.train.statistics:estimated",
         summary="estimated anew from training images for the weights that are evaluated, at every evaluation",
-        source=WU_2021, parameters=(_int("statistics_images", 512, "training images, drawn anew each time", low=2),)),
+        source=WU_2021, parameters=(_int("statistics_images", 256, "training images, drawn anew each time", low=2),)),
     Row(kind="statistics", name="running", target="ablate.train.statistics:running",
         summary="the exponential averages that training keeps", source="Ioffe, Szegedy 2015, arXiv:1502.03167"),
     # Initialisations.
