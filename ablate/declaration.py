@@ -343,7 +343,7 @@ def sweeps(out: Place) -> list[str]:
     """Return the ids of all sweeps in an output folder in order of their names, the one declared last at the end."""
     names = sorted(file.parent.name for file in out.glob("*/declaration.json"))
     latest = out / LATEST
-    last = latest.read_text() if latest.exists() else ""
+    last = latest.read_text(encoding="utf-8") if latest.exists() else ""
     return sorted(names, key=lambda name: name == last)
 
 
