@@ -85,7 +85,7 @@ class ObjectPath:
         except OSError as error:
             raise self._told(error) from None
 
-    def read_text(self, encoding: str) -> str:
+    def read_text(self, encoding: str = "utf-8") -> str:
         """Return the object, decoded."""
         return self.read_bytes().decode(encoding)
 
