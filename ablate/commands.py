@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
 
 
 class Group(click.Group):
-    """Turns every error of ours into one clear message and its exit code."""
+    """Turns every error of ours into one clear message and its exit code; no character makes its output fail."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line; what the terminal's encoding lacks is printed as an escape such as \\u25b2."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

@@ -85,9 +85,9 @@ class ObjectPath:
         except OSError as error:
             raise self._told(error) from None
 
-    def read_text(self) -> str:
-        """Return the object, decoded as UTF-8."""
-        return self.read_bytes().decode()
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return the object, decoded."""
+        return self.read_bytes().decode(encoding)
 
     def put(self, content: bytes) -> None:
         """Write the object: whole or not at all, and for every reader after it."""

@@ -73,7 +73,7 @@ def run(folder: Path, address: str, num_trials: int, with_mlflow: bool) -> dict[
 
 
 def _resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize() / 2**20
 
 

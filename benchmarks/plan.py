@@ -24,7 +24,7 @@ def asked():
     """Return (name, arguments) of every sweep file and profile."""
     for file in sorted((ROOT / "search_spaces").glob("*.yaml")):
         yield file.name, [str(file)]
-        for profile in Document(file.read_text(), file.name).tree.get("profiles", {}):
+        for profile in Document(file.read_text(encoding="utf-8"), file.name).tree.get("profiles", {}):
             yield f"{file.name}@{profile}", [str(file), "--profile", profile]
 
 
@@ -35,7 +35,7 @@ def measure(arguments, num_rounds):
         with tempfile.TemporaryDirectory() as out:
             command = [sys.executable, "cli.py", "plan", *arguments, "--no-probe", "--out", out]
             start = time.monotonic()
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
             found.append(time.monotonic() - start)
         if done.returncode != 0:
             return None, done.stderr.strip().partition("\n")[0]

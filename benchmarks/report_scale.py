@@ -62,9 +62,9 @@ def make_ledger(out, num_trials, with_diagnostics):
     )  # fmt: skip
     SweepFolder(out, "scale").write_declaration(declaration, "name: scale\n")
     runs = {"experiment": "1", "cells": {cell.key: f"{index:032x}" for index, cell in enumerate(cells)}}
-    (out / "scale" / MLFLOW_RUNS).write_text(json.dumps(runs))
+    (out / "scale" / MLFLOW_RUNS).write_text(json.dumps(runs), encoding="utf-8")
     ledger, rng = Ledger(out), np.random.default_rng(0)
-    with (out / "scale" / "proposals.jsonl").open("w") as file:
+    with (out / "scale" / "proposals.jsonl").open("w", encoding="utf-8") as file:
         for index, cell in enumerate(cells):
             settings, best = {}, {}
             for number in range(num_tune + SEEDS):
@@ -122,8 +122,8 @@ def resident_mib(pid):
     children = Path(f"/proc/{pid}/task/{pid}/children")
     total = 0
     with contextlib.suppress(OSError):  # One has ended meanwhile.
-        for each in (str(pid), *children.read_text().split()):
-            total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * resource.getpagesize()
+        for each in (str(pid), *children.read_text(encoding="utf-8").split()):
+            total += int(Path(f"/proc/{each}/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
     return total / 2**20
 
 
@@ -135,7 +135,7 @@ def measure(num_trials, folder, with_diagnostics):
         print(f"{num_trials} trials written in {time.monotonic() - start:.0f} s", flush=True)
     command = [sys.executable, "-c", RUN, "report", "--out", str(out), "--to", str(folder / f"report-{num_trials}")]
     start, peak_mib = time.monotonic(), 0.0
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
     while process.poll() is None:
         peak_mib = max(peak_mib, resident_mib(process.pid))
         time.sleep(0.05)

@@ -90,11 +90,11 @@ class Rig:
         from ablate.tracking.mirror import Mirror
 
         file = folder / "sweep.yaml"
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         self.plan = plan = make_plan(file, None, [], folder / "runs")
         plan.declare()
         self.mirror = Mirror(plan.out, plan.declaration, text) if with_mlflow else None
-        progress = Progress(Console(file=open(os.devnull, "w")), jobs)  # noqa: SIM115
+        progress = Progress(Console(file=open(os.devnull, "w", encoding="utf-8")), jobs)  # noqa: SIM115
 
         def listen(cell: Any, proposal: Any, record: Any, is_new: bool) -> None:
             progress.finished(cell, proposal, record, is_new)
@@ -186,10 +186,10 @@ def plain(folder: Path, settings: list[dict[str, Any]], jobs: int) -> dict[str, 
 def in_fresh_process(folder: Path, settings: list[dict[str, Any]], jobs: int) -> dict[str, float]:
     """Run plain Ray Tune where nothing of ours has set an environment variable."""
     file = folder / "settings.json"
-    file.write_text(json.dumps(settings))
+    file.write_text(json.dumps(settings), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
     command = [sys.executable, __file__, "--plain", str(file), "--jobs", str(jobs)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -207,7 +207,11 @@ def main() -> None:
     parser.add_argument("--plain", type=Path, help="run the configurations of this JSON file with plain Ray Tune only")
     arguments = parser.parse_args()
     if arguments.plain:
-        print(json.dumps(plain(arguments.plain.parent, json.loads(arguments.plain.read_text()), arguments.jobs)))
+        print(
+            json.dumps(
+                plain(arguments.plain.parent, json.loads(arguments.plain.read_text(encoding="utf-8")), arguments.jobs)
+            )
+        )
         return
     with tempfile.TemporaryDirectory(prefix="ablate-overhead-") as name:
         folder = Path(name)

@@ -55,4 +55,4 @@ def _rule(parameter: Parameter) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(page())
+    FILE.write_text(page(), encoding="utf-8")

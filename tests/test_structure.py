@@ -1,6 +1,7 @@
 """The project's own rules: which module may import which, and that every search space is valid."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,59 @@ def test_every_search_space_and_each_of_its_profiles_is_valid_and_documented(fil
     documented = (ROOT / "README.md").read_text() + (ROOT / "docs" / "sweep_files.md").read_text()
     for name in [file.name, *profiles]:
         assert name in documented
+
+
+TEXT_MODES = re.compile(r"[rwax+t]+")
+NOT_TEXT = {"os", "gzip", "Image", "opener"}
+"""Whose `open` opens no text file."""
+
+
+def is_text_without_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in whatever encoding the machine's locale has."""
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in given:
+        return False
+    if any(ast.unparse(given.get(name, call)) == "True" for name in ("text", "universal_newlines")):
+        return True
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name in ("read_text", "write_text"):
+        return True
+    owner = getattr(call.func.value, "id", "") if isinstance(call.func, ast.Attribute) else ""
+    if name not in ("open", "fdopen") or (name == "open" and owner in NOT_TEXT):
+        return False
+    modes = [given["mode"]] if "mode" in given else call.args[owner == "" or name == "fdopen" :]
+    texts = [mode.value for mode in modes if isinstance(mode, ast.Constant) and isinstance(mode.value, str)]
+    return not texts or TEXT_MODES.fullmatch(texts[0]) is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "is_found"),
+    [
+        ("open(path)", True),
+        ("open(path, 'w')", True),
+        ("open(path, 'rb')", False),
+        ("open(path, encoding='utf-8')", False),
+        ("path.open('a')", True),
+        ("path.open(mode='r')", True),
+        ("path.open('ab+')", False),
+        ("os.fdopen(handle, 'w')", True),
+        ("os.fdopen(handle, 'wb')", False),
+        ("path.read_text()", True),
+        ("path.write_text(text, encoding='utf-8')", False),
+        ("subprocess.run(command, text=True)", True),
+        ("subprocess.run(command)", False),
+        ("os.open(path, os.O_RDONLY)", False),
+    ],
+)
+def test_text_without_an_encoding_is_found(line, is_found):
+    assert is_text_without_encoding(ast.parse(line).body[0].value) == is_found
+
+
+@pytest.mark.parametrize(
+    "file",
+    [*MODULES, ROOT / "cli.py", *(ROOT / "docs").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")],
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
+def test_every_text_is_utf_8_whatever_the_locale(file):
+    calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    assert [ast.unparse(call) for call in calls if is_text_without_encoding(call)] == []

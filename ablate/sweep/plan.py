@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,15 +122,29 @@ def make_plan(file: Path, profile: str | None, overrides: Sequence[str], out: Pl
     """Check a sweep file, fetch its data and return the plan.
 
     Raises:
+        UsageError: The name of the file or the folder is no text.
         SpecError: The file has mistakes, or a batch size exceeds the number of training images.
         DataError: The data is not to be had.
     """
+    _check_name(file)
+    _check_name(out)
     spec = load_spec(file, profile, overrides)
     folder = SweepFolder(out, spec.sweep_id)
     earlier = folder.earlier_declaration()
     cells = with_known_keys(spec, build_cells(spec), {cell.key for cell in earlier.cells} if earlier else ())
     data = _prepare_data(spec, cells, out)
     return Plan(spec, cells, data, _declaration(spec, overrides, cells, data, folder), out)
+
+
+def _check_name(place: Place) -> None:
+    """Refuse a name with bytes that the locale cannot read: Ray, MLflow and the declaration cannot hold it."""
+    name = str(place.resolve())
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        locale = f"this locale ({sys.getfilesystemencoding()})"
+        raise UsageError(f"the name {shown} is no text in {locale}: rename it, or set PYTHONUTF8=1") from None
 
 
 def default_jobs(plan: Plan) -> int:

@@ -72,7 +72,7 @@ def run_plan(
     """
     with _lock(plan):
         plan.declare()
-        mirror = Mirror(plan.out, plan.declaration, (plan.folder.path / "resolved.yaml").read_text())
+        mirror = Mirror(plan.out, plan.declaration, (plan.folder.path / "resolved.yaml").read_text(encoding="utf-8"))
         progress = Progress(console, jobs or 1)
         _tell_views(plan.out, console)
 

@@ -111,7 +111,7 @@ class Experiment:
         self.write(run, points=[(name, value, run.updated_at, 0) for name, value in changed.items()], tags=tags)
         run.metrics.update(changed)
 
-    def write_text(self, run: KnownRun, text: str, name: str) -> None:
+    def store_text(self, run: KnownRun, text: str, name: str) -> None:
         """Store a text as an artifact."""
         self._client.log_text(run.run_id, text, name)
 

@@ -78,5 +78,5 @@ def write_plugin(folder: Path) -> None:
     """Make `mlflow server --app-name` know the guard where this folder is on the path, as an installed plugin would."""
     plugin = folder / f"{NAME.replace('-', '_')}-1.dist-info"
     plugin.mkdir()
-    (plugin / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1\n")
-    (plugin / "entry_points.txt").write_text(f"[mlflow.app]\n{NAME} = {__name__}:{app.__name__}\n")
+    (plugin / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1\n", encoding="utf-8")
+    (plugin / "entry_points.txt").write_text(f"[mlflow.app]\n{NAME} = {__name__}:{app.__name__}\n", encoding="utf-8")

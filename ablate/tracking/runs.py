@@ -93,7 +93,7 @@ class SweepRuns:
         if run is None:
             run = experiment.create(content.SUMMARY, "summary", {}, None)
         experiment.reopen(run)
-        experiment.write_text(run, resolved, "resolved.yaml")
+        experiment.store_text(run, resolved, "resolved.yaml")
         experiment.write(run, tags=content.summary_tags(asked))
         declared = {cell.key for cell in asked.cells}
         for identity, cell in experiment.runs.items():

@@ -106,7 +106,7 @@ def _has_token() -> bool:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True
     try:
-        return bool(_token_file().read_text().strip())
+        return bool(_token_file().read_text(encoding="utf-8").strip())
     except (OSError, ValueError):
         return False
 
