@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import math
 import operator
 import sys
 from collections.abc import Callable, Iterable
@@ -96,7 +97,7 @@ class Parameter:
             raise ValueError(f"{self.name} must be {self.rule()}, but got {shown(value)}")
         number: int | float = value
         is_int = self.type == "int"
-        if number in (float("inf"), float("-inf")) or (is_int and int(number) != number):
+        if is_int and (math.isinf(number) or int(number) != number):
             raise ValueError(f"{self.name} must be {self.rule()}, but got {shown(value)}")
         number = int(number) if is_int else float(number)
         below = self.low is not None and (number <= self.low if self.low_open else number < self.low)
@@ -104,7 +105,9 @@ class Parameter:
             raise ValueError(f"{self.name} must be {self.rule()}, but got {shown(value)}")
         if is_int and abs(number) > MAX_INT:
             raise ValueError(f"{self.name} must be {self.rule()} and at most {MAX_INT}, but got {shown(value)}")
-        if not is_int and number and not FLOAT32[0] <= abs(number) <= FLOAT32[1]:
+        # Float32 has an infinity, which code may ask for: sweep files hold finite numbers only.
+        is_held = number == 0 or math.isinf(number) or FLOAT32[0] <= abs(number) <= FLOAT32[1]
+        if not is_int and not is_held:
             size = f"a size from {FLOAT32[0]:.2g} to {FLOAT32[1]:.2g}"
             raise ValueError(
                 f"{self.name} must be {self.rule()} that float32 can hold ({size}), but got {shown(value)}"
