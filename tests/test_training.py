@@ -341,7 +341,7 @@ def test_a_device_that_is_not_there_is_a_clear_error(monkeypatch):
 
 def test_weights_of_confirm_trials_are_kept_where_asked_for(tiny_dataset, tmp_path):
     kept = Checkpoints(tmp_path / "weights")
-    tasks = [task(1), task(2, phase="tune")]
+    tasks = [task(1, statistics="running"), task(2, phase="tune")]
     records = Pack(tasks, tiny_dataset, CPU, weights=kept).train()
     assert [record.state for record in records] == ["complete", "complete"]
     assert [file.name for file in (tmp_path / "weights").iterdir()] == ["1.pt"]
