@@ -16,7 +16,7 @@ import click
 
 import ablate
 from ablate.command_lines import DEFAULT_OUT, Commands
-from ablate.errors import AblateError, SweepStoppedError, UsageError
+from ablate.errors import AblateError, SweepStoppedError, UsageError, is_out_of_memory
 from ablate.places import ObjectPath, Place, local_view, to_place
 from ablate.signals import graceful_signals, interrupts_noted
 
@@ -49,6 +49,11 @@ class Group(click.Group):
             from ablate.storage import cause
 
             click.echo(cause(error), err=True)
+            ctx.exit(1)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            click.echo(f"out of memory: {str(error).partition(chr(10))[0]}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)

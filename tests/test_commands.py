@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -85,6 +86,12 @@ def test_plan_says_what_a_sweep_asks_for(folder):
     content = json.loads(invoke("plan", "tiny.yaml", "--json").stdout)
     assert content["trials"] == 10
     assert content["data"]["num_train"] == 1077
+
+
+def test_a_net_too_large_for_the_machine_is_told_in_one_line(folder):
+    done = invoke("plan", "tiny.yaml", "--set", "fixed.width=1000000")
+    assert done.exit_code == 1, done.output
+    assert re.fullmatch(r"out of memory: .*can't allocate memory: you tried to allocate \d+ bytes.*\n", done.stderr)
 
 
 def test_plan_of_a_sweep_without_axes(folder):

@@ -86,12 +86,15 @@ def test_under_nohup_a_closed_terminal_stops_nothing(context):
 def test_after_a_closed_terminal_what_is_printed_vanishes_and_what_goes_to_a_file_stays(tmp_path, context):
     """To write to a terminal that is gone fails. The child leads the terminal's session, so the kernel sends SIGHUP."""
     code = (
-        "import signal, sys\n"
+        "import os, signal, sys\n"
+        "wakes, woken = os.pipe()\n"  # To wait for a signal that may have come already.
+        "os.set_blocking(woken, False)\n"
+        "signal.set_wakeup_fd(woken)\n"
         f"from ablate.signals import {context}\n"
         "try:\n"
         f"    with {context}():\n"
         "        print('ready', flush=True)\n"
-        "        signal.pause()\n"
+        "        os.read(wakes, 1)\n"
         "except KeyboardInterrupt:\n"
         "    print('stopped', flush=True)\n"
         "    print('told', file=sys.stderr)\n"
