@@ -252,7 +252,7 @@ def test_batches_need_no_shared_memory(folder):
         "batches = files.batches(torch.arange(48), 16, resized_crop_flip, torch.Generator())\n"
         "print(*[tuple(images.shape) for images, _ in batches], *[len(labels) for _, labels in files.in_order(32)])"
     )
-    small = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
+    small = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh"]
     if subprocess.run([*small, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("needs the right to mount a small file system")
     environment = {**os.environ, "ABLATE_DATA": str(folder.parent), "ABLATE_LOADER_WORKERS": "2"}

@@ -242,8 +242,11 @@ def test_another_sweep_takes_what_is_complete_or_diverged_from_the_ledger_and_le
     assert other.schedule.num_finished() == other.plan.declaration.num_trials == len(shared) + len(stopped)
     assert {record.key for _, _, record in other.reused} == shared
     for run, before in zip(other.schedule.cells, first.schedule.cells, strict=True):
-        values = [[trial.value for trial in each.search.study.trials] for each in (run, before)]
-        assert values[0] == values[1]
+        studies = [each.search.study.trials for each in (run, before)]
+        assert [trial.state for trial in studies[0]] == [trial.state for trial in studies[1]]
+        # In a batch it depends on what ran beside a stopped trial after which epoch it was stopped.
+        known = [[t.value for t in study if batch == 1 or t.state.name != "PRUNED"] for study in studies]
+        assert known[0] == known[1]
 
 
 def test_a_trial_that_another_sweep_ends_while_it_waits_does_not_run_again(tmp_path):
