@@ -142,7 +142,8 @@ def test_what_lies_where(server, resumed):
     assert [name.rpartition("/")[2].partition(".")[0] for name in proposals] == [
         f"{number:08d}" for number in range(NUM_TRIALS)
     ]
-    declared = {f"tiny/{name}" for name in ("declaration.json", "resolved.yaml", "mlflow_runs.json")}
+    files = ("declaration.json", "resolved.yaml", "mlflow_runs.json", "running.json")
+    declared = {f"tiny/{name}" for name in files}
     others = {key.removeprefix("team/runs/") for key in trials(server)} | prepared | set(proposals)
     assert names - others == {
         *declared,
