@@ -86,7 +86,7 @@ class GatedSweep:
         (folder / "gate.py").write_text(SOURCE)
         (folder / f"{name}.yaml").write_text(FILE.replace("{name}", name))
 
-    def run(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run it to its end with the gate open."""
         self.open()
         return subprocess.run(
@@ -115,9 +115,9 @@ class GatedSweep:
     def kill(self, process: subprocess.Popen[str]) -> None:
         """Kill the driver by SIGKILL, and wait until the workers have noticed."""
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=900)
         mark = f"GATE_FOLDER={self.folder}\0".encode()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 900
         while any(mark in content for content in _environments()):
             assert time.monotonic() < deadline, "the workers do not end"
             time.sleep(0.2)
@@ -128,7 +128,7 @@ class GatedSweep:
 
     def wait(self, condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         """Wait for a condition while the sweep runs."""
-        wait_for(condition, process, timeout=300)
+        wait_for(condition, process, timeout=900)
 
     def close(self) -> None:
         """Let no trial do another step."""

@@ -37,7 +37,7 @@ profiles: {"other+one": {confirm: {seeds: 1}}}
 def paste(line: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT), "PATH": path}
-    return subprocess.run(["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def words_of(line: str, cwd: Path, **variables: str) -> list[str]:

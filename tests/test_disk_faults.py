@@ -43,7 +43,7 @@ def full(volume):
     )  # fmt: skip
     wait_for(lambda: len(ledger_files(volume)) >= 3, process)
     fill(volume / "runs" / "filler")
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=900)
     before = ledger_files(volume)
     (volume / "runs" / "filler").unlink()
     done = run("sweep", "tiny.yaml", *OPTIONS, cwd=volume)

@@ -65,7 +65,7 @@ def wait_for_victim(folder: Path, out: Path, process: subprocess.Popen) -> dict:
         found[:] = [step for step in latest.values() if step["step"] in KILL_AT]
         return bool(found) and len(files(out)) >= 2
 
-    wait_for(is_there, process, timeout=240)
+    wait_for(is_there, process, timeout=900)
     return found[0]
 
 
@@ -103,7 +103,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(folder):
         victim = wait_for_victim(folder, out, process)
         before = files(out)
         os.kill(victim["pid"], signal.SIGKILL)
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     check_message(errors)
     again = check(folder, out, victim, before)
@@ -119,7 +119,7 @@ def test_a_trial_whose_node_is_lost_goes_on_on_another(folder):
         victim = wait_for_victim(folder, out, process)
         before = files(out)
         nodes.kill(nodes.ids.index(victim["node"]))
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert "Ray cluster of 3 nodes, 2 trials at a time" in output
     check_message(errors)

@@ -73,9 +73,9 @@ class RunningSweep:
 
 def check_gap(sweep: RunningSweep, stop, start) -> None:
     """Break something when trials are mirrored, mend it when the sweep has noticed; it must end as if nothing was."""
-    wait_for(sweep.has_mirrored_a_trial, sweep.process, timeout=240)
+    wait_for(sweep.has_mirrored_a_trial, sweep.process, timeout=900)
     stop()
-    wait_for(lambda: WARNING in sweep.errors, sweep.process, timeout=240)
+    wait_for(lambda: WARNING in sweep.errors, sweep.process, timeout=900)
     assert sweep.process.poll() is None
     assert len(ledger_files(sweep.folder)) < NUM_TRIALS
     start()
@@ -139,7 +139,7 @@ def test_a_server_that_is_down_for_a_minute_is_told_what_it_missed_while_the_swe
     sweep.wait(lambda: num_mirrored("minute", server) == len(sweep.ledger()), process)
     assert num_before + 2 <= len(sweep.ledger()) < GATED_TRIALS
     sweep.open()
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, output + errors
     (line,) = errors.splitlines()
     assert WARNING in line

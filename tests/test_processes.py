@@ -101,7 +101,7 @@ def test_the_second_process_ends_with_the_first(sent):
     time.sleep(1)  # Most of which it takes to start.
     # To the group, as a terminal sends Ctrl-C.
     os.killpg(process.pid, sent)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=900)
     assert errors.count("Traceback") == (sent == signal.SIGINT)
     deadline = time.monotonic() + 30
     while is_running(*seconds):

@@ -87,7 +87,7 @@ def test_a_clock_that_is_set_back_under_a_running_sweep_changes_nothing(tmp_path
     before = sweep.ledger()
     is_back.touch()
     sweep.open()
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert errors == ""
     assert len(ended(output)) == sweep.num_started() == NUM_TRIALS
@@ -135,7 +135,7 @@ def test_a_driver_killed_between_writing_and_renaming_a_record_loses_and_repeats
     path = f"{tmp_path / 'kill'}:{ROOT}"
     sweep = GatedSweep(tmp_path, jobs=1, PYTHONPATH=path, KILL_AT_WRITE=str(point))
     process = sweep.start()
-    process.communicate(timeout=300)
+    process.communicate(timeout=900)
     assert process.returncode == -signal.SIGKILL
     assert (tmp_path / "kill" / "point-was-reached").exists()
     (rest,) = (sweep.out / "ledger").rglob(".*.tmp")
@@ -159,7 +159,7 @@ def test_the_same_sweep_started_twice_is_refused_and_the_first_goes_on(tmp_path,
     sweep = GatedSweep(tmp_path)
     process = sweep.start_until(1)
     second = GatedSweep(tmp_path).start()
-    _, errors = second.communicate(timeout=120)
+    _, errors = second.communicate(timeout=900)
     told = CliRunner().invoke(main, ["status", sweep.name, "--out", str(sweep.out), "--json"])
     counts = json.loads(told.stdout)["trials"]
     assert counts["running"] == sweep.jobs
@@ -169,7 +169,7 @@ def test_the_same_sweep_started_twice_is_refused_and_the_first_goes_on(tmp_path,
         "the sweep 'gated' is running already in runs; how far it is says: python cli.py status gated"
     ]
     sweep.open()
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert sweep.num_started() == NUM_TRIALS
     assert numbers(sweep) == numbers(whole)
@@ -187,7 +187,7 @@ def test_on_a_full_disk_only_the_trials_under_way_train_again(volume, whole):
     process = sweep.start_until(3)
     fill(sweep.out / "filler")
     sweep.open()
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == 1, output
     stopped = r"the sweep stopped: \S+/ledger/trials/\S+: No space left on device \(make room on that disk\)"
     assert re.search(stopped, errors), errors

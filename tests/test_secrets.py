@@ -108,7 +108,7 @@ def check_sweep(
         watch.files(*folders, but=tuple(tokens()))
         assert watch.controls, "Ray's logs were not found"
         sweep.open()
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=900)
         watch.files(*(folder for folder in folders if folder.exists()), but=tuple(tokens()))
     assert process.returncode == 0, errors
     assert "MLflow at http://me:***@127.0.0.1" in errors

@@ -47,7 +47,7 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
 
 
-def run(*arguments: str | Path, cwd: Path, timeout: int = 300) -> subprocess.CompletedProcess:
+def run(*arguments: str | Path, cwd: Path, timeout: int = 900) -> subprocess.CompletedProcess:
     return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
@@ -164,7 +164,7 @@ def test_report_writes_all_its_files_where_it_is_told(finished, tmp_path):
     assert {"figures/learning_curves.svg", "figures/learning_curves.pdf"} <= written
 
 
-def wait_for(condition, process, timeout: float = 120) -> None:
+def wait_for(condition, process, timeout: float = 900) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -195,7 +195,7 @@ def test_a_sweep_that_was_stopped_loses_nothing_and_repeats_nothing(finished, tm
     wait_for(lambda: num_confirming(tmp_path) > 0 if is_confirming else len(ledger_files(tmp_path)) >= 5, process)
     # `timeout` and Slurm send SIGTERM to the whole process group.
     (os.killpg if sent == signal.SIGTERM else os.kill)(process.pid, sent)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=900)
     before = ledger_files(tmp_path)
     assert 5 <= len(before) < 20
     assert (num_confirming(tmp_path) > 0) == is_confirming
@@ -255,7 +255,7 @@ def test_a_signal_before_the_first_trial_says_how_to_go_on(tmp_path, point, sent
     is_declared = (tmp_path / "runs" / "tiny" / "declaration.json").exists
     wait_for(is_declared if point == "declared" else lambda: is_ray_starting(process), process)
     process.send_signal(sent)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=900)
     assert errors == "stopped; what had ended is in the ledger. To go on:\n  python cli.py sweep tiny.yaml\n"
     assert process.returncode == 1
     assert not ledger_files(tmp_path)

@@ -19,7 +19,7 @@ def test_sweeps_share_trials_and_each_is_whole(tmp_path):
     assert first.num_started() == 0, "both are under way, and neither has trained"
     first.open()
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=900)
         assert (process.returncode, errors) == (0, "")
     num_started = first.num_started()
     assert NUM_TRIALS <= num_started <= 2 * NUM_TRIALS
