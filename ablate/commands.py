@@ -283,6 +283,40 @@ def report(
 
 
 @main.command()
+@click.argument("sweep")
+@out_option
+@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+def export(sweep: str, out: Place, to: Path) -> None:
+    """Write a sweep with its trials to one file, for `merge` on another machine.
+
+    The same trials give the same bytes. Nothing under --out changes.
+    """
+    from ablate.bundle.export import export_sweep
+
+    for line in export_sweep(out, find_sweep(sweep, out), to).lines():
+        click.echo(line)
+
+
+@main.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@out_option
+def merge(files: tuple[Path, ...], out: Place) -> None:
+    """Put what `export` wrote into an output folder.
+
+    What is missing there is added, and what is there stays as it is. If a file is damaged or contradicts the folder,
+    nothing changes.
+    """
+    from ablate.bundle.merge import merge as merge_files
+    from ablate.bundle.merge import next_line
+
+    merged = merge_files(files, out)
+    for each in merged:
+        click.echo(each.line())
+    for name in dict.fromkeys(each.sweep for each in merged):
+        click.echo(next_line(out, name))
+
+
+@main.command()
 @click.argument("sweep", required=False)
 @out_option
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on loopback.")

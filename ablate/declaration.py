@@ -388,9 +388,9 @@ class SweepFolder:
         except (OSError, ValueError, TypeError, RecursionError):
             return set()
 
-    def append_proposal(self, proposal: Proposal) -> None:
-        """Record a proposal; it is on the disk when this returns."""
-        self._proposals.append(dataclasses.asdict(proposal))
+    def append_proposal(self, *proposals: Proposal) -> None:
+        """Record proposals; they are on the disk when this returns."""
+        self._proposals.append(*map(dataclasses.asdict, proposals))
 
     def read_proposals(self) -> list[Proposal]:
         """Return all proposals, in order; lines that a crash cut off are left out."""

@@ -25,13 +25,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ablate.config import as_read
-from ablate.errors import LedgerError
+from ablate.errors import DamagedError, LedgerError
 from ablate.places import Place
 from ablate.processes import map_in_two
 from ablate.storage import OddFileError, listed, move, read_file, write_atomically
@@ -107,6 +107,22 @@ class Trial(Protocol):
 
     @property
     def recorded_phase(self) -> str: ...
+
+
+NUMBERS = ("state", "weights_digest", "curves", "metrics", "diverged_step", "diverged_layer", "num_epochs")
+"""What training a trial comes to. Two records of one trial agree where these are equal bit for bit."""
+
+
+class Stored(NamedTuple):
+    """The records of one trial that a cell of a sweep may use: the cell's own, pruned or failed, and the shared one."""
+
+    own: TrialRecord | None = None
+    shared: TrialRecord | None = None
+
+    @property
+    def used(self) -> TrialRecord | None:
+        """The record that the cell uses: see `Ledger.read`."""
+        return self.own if self.own is not None and self.own.state == "pruned" else self.shared or self.own
 
 
 MAPS = ("rows", "metrics", "provenance")
@@ -428,6 +444,27 @@ def _unasked(record: TrialRecord, trial: Trial | None) -> str:
     return ""
 
 
+def differing_numbers(first: TrialRecord, second: TrialRecord) -> list[str]:
+    """Return the names of the numbers in which two records of one trial differ, the metrics and curves one by one.
+
+    A number that only one of them has does not count: an earlier version recorded fewer.
+    """
+    found = []
+    for name in NUMBERS:
+        one, other = getattr(first, name), getattr(second, name)
+        if isinstance(one, dict):
+            # As text, in which a NaN is equal to itself.
+            found += [each for each in sorted(one.keys() & other.keys()) if repr(one[each]) != repr(other[each])]
+        elif one != other and not (name == "weights_digest" and "" in (one, other)):
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def same_layers(first: pa.Table, second: pa.Table) -> bool:
+    """Whether two tables of layers are equal; a NaN is equal to itself."""
+    return bool(first.column_names == second.column_names and str(first.to_pydict()) == str(second.to_pydict()))
+
+
 def _file_name(key: str, sweep: str = "", cell: str = "") -> str:
     return "~".join(part for part in (key, sweep, cell) if part) + ".parquet"
 
@@ -436,12 +473,13 @@ class Ledger:
     """The finished trials under one output folder.
 
     A damaged file counts as none, with a warning. It is moved to the folder `aside`, unless the ledger `is_read_only`:
-    commands that only look move nothing.
+    commands that only look move nothing. If it `is_strict`, a damaged file raises DamagedError instead.
     """
 
-    def __init__(self, out: Place, *, is_read_only: bool = False) -> None:
+    def __init__(self, out: Place, *, is_read_only: bool = False, is_strict: bool = False) -> None:
         self.root = out / "ledger"
         self.is_read_only = is_read_only
+        self.is_strict = is_strict
         self._told: set[Place] = set()
 
     def path(self, key: str, sweep: str = "", cell: str = "") -> Place:
@@ -552,6 +590,27 @@ class Ledger:
                 records[pair] = record
         return records
 
+    def stored(self, trials: Mapping[tuple[str, str], Trial], sweep: str) -> Iterator[tuple[tuple[str, str], Stored]]:
+        """Yield every (trial, cell) key with all of its records, also where it has none: `read_all` has what is used.
+
+        Raises:
+            DamagedError, LedgerError, OSError: As `read` and the class say.
+        """
+        present = {path.name for path in listed(self.root / "trials", "*/*.parquet")}
+        for (key, cell), trial in trials.items():
+            own = [self.path(key, sweep, cell), self.path(key, sweep)]
+            shared = [self.path(key)]
+            yield (
+                (key, cell),
+                Stored(*(self._first(trial, *(p for p in paths if p.name in present)) for paths in (own, shared))),
+            )
+
+    def files(self, record: TrialRecord) -> list[Place]:
+        """Return the files of a record that was read: its table of layers, if it has one that is whole, and itself."""
+        names = (record.key, record.sweep, record.cell)
+        has_layers = self.read_layers(record) is not None
+        return [*([self.layers_path(*names)] if has_layers else []), self.path(*names)]
+
     def find(self, prefix: str) -> list[TrialRecord]:
         """Return all records of the trials whose key begins like this, shared ones first."""
         files = listed(self.root / "trials", f"{prefix[:2]}*/{prefix}*.parquet")
@@ -574,6 +633,8 @@ class Ledger:
 
     def _refuse(self, path: Place, why: str) -> None:
         """Say that a file is damaged, once, and set it aside if that is this ledger's business."""
+        if self.is_strict:
+            raise DamagedError(f"{path} is damaged: {why}")
         if not self.is_read_only:
             self.set_aside(path, why)
         elif path not in self._told:

@@ -194,9 +194,9 @@ class Lines:
         self.path = path
         self._num_parts: int | None = None
 
-    def append(self, content: dict[str, Any]) -> None:
-        """Add a line and flush it to the disk; one that a crash cut off is closed first."""
-        line = json.dumps(content, sort_keys=True).encode() + b"\n"
+    def append(self, *contents: dict[str, Any]) -> None:
+        """Add lines and flush them to the disk; one that a crash cut off is closed first."""
+        line = b"".join(json.dumps(content, sort_keys=True).encode() + b"\n" for content in contents)
         if isinstance(self.path, ObjectPath):
             if self._num_parts is None:
                 last = max((part.name for part in self._parts()), default="-1")

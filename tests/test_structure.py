@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ablate"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # What a part of the package may import of the others; the order of the layers, from the top down.
 LAYERS = {
-    "commands": {"report", "sweep", "tracking", "train", "declaration", "ledger", "base"},
+    "commands": {"report", "sweep", "tracking", "train", "bundle", "declaration", "ledger", "base"},
     "report": {"declaration", "ledger", "base"},
     "sweep": {"tracking", "train", "data", "declaration", "ledger", "base"},
     "tracking": {"declaration", "ledger", "base"},
@@ -22,6 +22,7 @@ LAYERS = {
     "methods": {"models", "base"},
     "models": {"base"},
     "data": {"base"},
+    "bundle": {"declaration", "ledger", "base"},
     "declaration": {"ledger", "base"},
     "ledger": {"base"},
     "base": set(),

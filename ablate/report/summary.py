@@ -18,7 +18,8 @@ def status(
     Accuracies are fractions; a diverged confirm seed counts as chance. `best_config` has the tuned parameters
     of the best tune trial so far. `trial_keys` are the finished trials, sorted, without failed ones.
     `beside_the_table` counts the trials of the runner-up and of the audit, which are in no other count; it is there
-    only where some were proposed. `running` are the trials that are under way, as (cell, key); every other one without
+    only where some were proposed; `origins`, the trials by device and version of torch, only where there are several.
+    `running` are the trials that are under way, as (cell, key); every other one without
     a record is waiting, whether it was proposed or not.
     """
     # Statistics load scipy, which a command line that only prints its help need not wait for.
@@ -32,6 +33,7 @@ def status(
     num_running = counts["running"]
     num_ended = sum(counts[state] for state in STATES)
     beside = _beside_the_table(cells, running)
+    origins = _origins(finished(cells))
     return {
         "sweep": declaration.sweep,
         "trials": {
@@ -56,7 +58,17 @@ def status(
         ],
         "trial_keys": sorted({record.key for record in finished(cells) if record.state != "failed"}),
         **({"beside_the_table": beside} if beside else {}),
+        **({"origins": origins} if len(origins) > 1 else {}),
     }
+
+
+def _origins(records: list[TrialRecord]) -> list[dict[str, Any]]:
+    """Return with which device and version of torch trials were computed, the most frequent first."""
+    counts = Counter(
+        tuple(record.provenance.get(name, "unknown") for name in ("device", "torch")) for record in records
+    )
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [{"device": device, "torch": torch, "trials": count} for (device, torch), count in ordered]
 
 
 def _state(
@@ -92,6 +104,9 @@ def status_lines(content: dict[str, Any]) -> list[str]:
         f"  beside the table, {phase.replace('_', '-')}: {_counts_text(found)}"
         for phase, found in content.get("beside_the_table", {}).items()
     ]
+    if origins := content.get("origins"):
+        parts = [f"{each['device']}, torch {each['torch']} ({each['trials']})" for each in origins]
+        lines.append(f"  trials come from: {'; '.join(parts)}")
     names = [", ".join(f"{axis}={level}" for axis, level in cell["levels"].items()) for cell in content["cells"]]
     width = max(map(len, names), default=0)
     for name, cell in zip(names, content["cells"], strict=True):

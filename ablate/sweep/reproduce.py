@@ -14,7 +14,7 @@ import pyarrow as pa
 from ablate.config import ConfigError, resolve, trial_key
 from ablate.data.prepare import load, prepare
 from ablate.errors import AblateError, UsageError
-from ablate.ledger import Ledger, TrialRecord, layers_table
+from ablate.ledger import NUMBERS, Ledger, TrialRecord, layers_table, same_layers
 from ablate.places import Place, local_view
 from ablate.provenance import code_version, library_versions
 from ablate.registry import KINDS, load_imports
@@ -91,8 +91,7 @@ class Reproduction:
 
 def _numbers(record: TrialRecord) -> str:
     """Return what must be equal as text that is the same for the same bits: a NaN, too, is equal to itself."""
-    names = ("state", "weights_digest", "curves", "metrics", "diverged_step", "diverged_layer", "num_epochs")
-    return json.dumps([getattr(record, name) for name in names], sort_keys=True)
+    return json.dumps([getattr(record, name) for name in NUMBERS], sort_keys=True)
 
 
 def find_trial(ledger: Ledger, name: str) -> TrialRecord:
@@ -178,6 +177,4 @@ def reproduce(
 def _same_layers(recorded: pa.Table | None, repeated: TrialRecord) -> bool | None:
     if recorded is None:
         return None
-    again = layers_table(repeated.layers)
-    # Compared as text, in which a NaN is equal to itself.
-    return bool(recorded.column_names == again.column_names and str(recorded.to_pydict()) == str(again.to_pydict()))
+    return same_layers(recorded, layers_table(repeated.layers))
