@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+
 from ablate.bundle.archive import unpack
 from ablate.bundle.conflicts import declared_otherwise, other_numbers, other_settings
 from ablate.bundle.export import num_text
@@ -298,8 +300,14 @@ def _add_records(found: Additions, bundle: Side, side: Side, here: Stored, there
         table, other = side.ledger.read_layers(ours), bundle.ledger.read_layers(theirs)
         if table is None and other is not None and (ours.sweep, ours.cell) == (theirs.sweep, theirs.cell):
             found.layers.append(without_curves)
-        elif table is not None and other is not None and not same_layers(table, other):
+        elif table is not None and other is not None and not _agree(table, other):
             found.conflicts.append(f"{bundle.name}: the trial {ours.key} has another table of layers in {side.name}")
+
+
+def _agree(first: pa.Table, second: pa.Table) -> bool:
+    """Whether two tables of layers are equal in the measures that both have: an earlier version has fewer."""
+    names = [name for name in first.column_names if name in second.column_names]
+    return same_layers(first.select(names), second.select(names))
 
 
 def _conflict_of_numbers(
