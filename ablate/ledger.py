@@ -5,7 +5,7 @@ Layout under the output folder:
     ledger/trials/ab/<key>.parquet                  complete and diverged trials: whoever needs them uses them
     ledger/trials/ab/<key>~<sweep>~<cell>.parquet   pruned and failed trials: they depend on the history of one cell
     ledger/layers/ab/<same name>.parquet            diagnostics of a trial, a row for each epoch and layer, if asked for
-    ledger/aside/                                   damaged files, moved here by `sweep` and never deleted
+    ledger/aside/                                   damaged files, moved here by `sweep` or `merge`, never deleted
 
 Whether a file is a trial's record is judged here and nowhere else, so that all commands use the same records.
 """

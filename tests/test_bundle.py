@@ -292,6 +292,25 @@ def test_bundles_that_contradict_each_other_are_refused_in_an_empty_folder(whole
     assert not (tmp_path / "runs").exists()
 
 
+def test_bundles_of_two_sweeps_that_share_a_trial_with_other_numbers_are_refused(whole, tmp_path):
+    source = tmp_path / "b" / "runs"
+    Synthetic(source, sweep="other", num_tune=4, num_seeds=2, axes=AXES, confirm={("plain", "20", 0): 0.25}).write()
+    other = tmp_path / "other.zip"
+    export_sweep(source, "other", other)
+    first = exported(part(whole, tmp_path / "a" / "runs", in_cells(0, 1)), "first.zip")
+    (line, _) = refused(tmp_path / "runs", first, other)
+    assert line.startswith(f"{other}: the trial ")
+    assert f"has other numbers in {first}: test_accuracy is " in line
+    assert " and 0.25 in the file" in line
+
+
+def test_an_unzipped_bundle_is_an_output_folder(whole, tmp_path):
+    with zipfile.ZipFile(exported(whole, "whole.zip")) as archive:
+        archive.extractall(tmp_path / "runs")
+    assert collected(tmp_path / "runs") == collected(whole)
+    assert invoke("status", "--out", tmp_path / "runs").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

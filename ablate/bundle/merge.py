@@ -102,14 +102,16 @@ def merge(files: Sequence[Path], out: Place) -> list[Merged]:
         for file in dict.fromkeys(files):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ablate-merge-"))
             bundles[file] = _read_bundle(file, Path(folder))
-        conflicts: dict[str, None] = {}
-        for number, bundle in enumerate(bundles.values()):
+        lacking = {}
+        conflicts = []
+        for number, (file, bundle) in enumerate(bundles.items()):
             _check_idle(out, bundle.folder.sweep)
-            others = (_seen_by(bundle.folder.sweep, other) for other in list(bundles.values())[:number])
-            for side in (_read_folder(out, bundle.folder.sweep), *others):
-                conflicts |= dict.fromkeys(_additions(bundle, side).conflicts)
-        _refuse(list(conflicts))
-        return [_write(file, bundle, out) for file, bundle in bundles.items()]
+            lacking[file] = _additions(bundle, _read_folder(out, bundle.folder.sweep))
+            conflicts += lacking[file].conflicts
+            for other in list(bundles.values())[:number]:
+                conflicts += _additions(bundle, _seen_by(bundle.folder.sweep, other)).conflicts
+        _refuse(list(dict.fromkeys(conflicts)))
+        return [_write(file, bundle, out, lacking[file]) for file, bundle in bundles.items()]
 
 
 def next_line(out: Place, sweep: str) -> str:
@@ -184,10 +186,9 @@ def _refuse(conflicts: Sequence[str]) -> None:
         raise UsageError("\n".join([*conflicts, "nothing was merged"]))
 
 
-def _write(file: Path, bundle: Side, out: Place) -> Merged:
+def _write(file: Path, bundle: Side, out: Place, found: Additions) -> Merged:
     """Write what an output folder lacks of a bundle, under the lock of its sweep."""
     sweep = bundle.folder.sweep
-    found = _additions(bundle, _read_folder(out, sweep))
     if not found.is_empty():
         with locked(out / sweep / "lock") as is_ours:
             if not is_ours:
