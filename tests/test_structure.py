@@ -111,7 +111,7 @@ def test_every_search_space_and_each_of_its_profiles_is_valid_and_documented(fil
 
 
 TEXT_MODES = re.compile(r"[rwax+t]+")
-NOT_TEXT = {"os", "gzip", "Image", "opener"}
+NOT_TEXT = {"os", "gzip", "Image", "opener", "archive"}
 """Whose `open` opens no text file."""
 
 
