@@ -28,6 +28,7 @@ LAYERS = {
 }
 BASE = {
     "errors",
+    "metrics",
     "files",
     "checked",
     "command_lines",
