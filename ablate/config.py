@@ -15,11 +15,16 @@ from typing import Any
 import ablate.rows  # noqa: F401  (registers the built-in rows)
 from ablate import registry
 from ablate.errors import UsageError, choices_text
+from ablate.metrics import Metric
 from ablate.registry import KINDS, Parameter, Row, Value
 from ablate.signals import was_interrupted
 
 STATISTICS = ("running", "estimated", "batch")
 """The statistics that batch norm can be evaluated with. Every complete confirm trial records its accuracy with each."""
+OBJECTIVE = "val_accuracy"
+"""The metric that tuning maximises."""
+SHOWN = "test_accuracy"
+"""The metric that a table shows unless the file names another."""
 ACCURACIES = (
     "train_accuracy",
     *(
@@ -28,7 +33,11 @@ ACCURACIES = (
         for suffix in ("", *(f"_{name}_statistics" for name in STATISTICS))
     ),
 )
-"""What a complete confirm trial records and a table can show."""
+METRICS = (
+    *(Metric(name=name, unit="percent", low=0.0, high=1.0, floor_name="chance") for name in ACCURACIES),
+    *(Metric(name=f"{split}_loss", direction="min", low=0.0) for split in ("train", "val", "test")),
+)
+"""What a complete confirm trial records and a table can show. No loss is a floor: one that diverges has no number."""
 
 
 class ConfigError(UsageError):
@@ -179,6 +188,24 @@ def written(settings: Mapping[str, Any]) -> dict[str, Any]:
 def as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings that some version of this program recorded, with the parameters that it did not know yet."""
     return {**{name: core.unwritten[0] for name, core in CORE.items() if core.unwritten}, **settings}
+
+
+def measured(data: Mapping[str, Any]) -> list[Metric]:
+    """Return the metrics with their floor, chance, on these data.
+
+    Chance is the accuracy of the best constant answer, in (0, 1]: the most frequent class's share of the test images;
+    one in so many classes where an earlier version counted no images.
+
+    Raises:
+        KeyError: The data's facts do not say how many classes there are.
+    """
+    counts = data.get("test_counts")
+    if counts:
+        chance, meaning = max(counts) / sum(counts), "the most frequent class's share of the test images"
+    else:
+        chance, meaning = 1 / int(data["num_classes"]), f"one in {data['num_classes']} classes"
+    floored = {"floor": min(1.0, chance), "floor_meaning": meaning}
+    return [dataclasses.replace(metric, **floored) if metric.name in ACCURACIES else metric for metric in METRICS]
 
 
 def parameters() -> dict[str, Parameter]:

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,14 +26,16 @@ from typing import Any
 
 from ablate.checked import STRICT, Count, Key, from_json, from_plain
 from ablate.command_lines import Commands
-from ablate.config import as_read
+from ablate.config import OBJECTIVE, SHOWN, as_read, measured
 from ablate.errors import DamagedError, UsageError, choices_text
 from ablate.ledger import Ledger, TrialRecord
+from ablate.metrics import Metric
 from ablate.places import Place
 from ablate.storage import Lines, OddFileError, listed, read_file, write_atomically, write_view
 
-SCHEMA_VERSION = 2
-"""1: without `space` of a cell, `runner_up`, `audit`, `design` and `components`."""
+SCHEMA_VERSION = 3
+"""2: without `metrics` and `objective`. 1: also without `space` of a cell, `runner_up`, `audit`, `design` and
+`components`."""
 SWEEP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,99})?")
 """Name or name@profile: it becomes a folder."""
 DATA_NUMBERS = ("num_train", "num_val", "num_test", "num_classes")
@@ -110,7 +113,8 @@ class Declaration:
     `axes` maps each axis to the labels of its levels in the file's order. `data` has dataset, digest,
     num_train, num_val, num_test, num_classes and image_shape [C, H, W]; since there is a second version test_counts,
     the test images of each class, and absent, {part: classes without an image in it}. `report` has rows, columns,
-    metric, baseline. `file` is the sweep file's name
+    metric, baseline. `metrics` are those that a table can show, with the floor on these data; `objective` names the one
+    that tuning optimises. `file` is the sweep file's name
     as `public_file` gives it, `path` its path as it was given, which only the terminal shows. `history` holds the hash
     of every declaration so far, the present one last. `runner_up` says whether the second best configuration is
     confirmed too, `audit` how many stopped trials of a cell are run to their end: neither counts in `num_trials`.
@@ -131,6 +135,8 @@ class Declaration:
     report: dict[str, Any]
     tune: dict[str, Any]
     data: dict[str, Any]
+    metrics: list[Metric]
+    objective: str
     file: str = ""
     path: str = ""
     overrides: list[str] = field(default_factory=list)
@@ -175,6 +181,9 @@ class Declaration:
                 not isinstance(text, str) or (name in ("rows", "columns") and text not in self.axes)
             ):
                 raise ValueError(f"report.{name} must be the name of an axis, a level or a metric")
+        for known in (self.objective, self.report.get("metric")):
+            if known not in [metric.name for metric in self.metrics]:
+                raise ValueError(f"there is no metric {str(known)[:100]!r}")
 
     def command(self, name: str, commands: Commands, options: Mapping[str, str | None] | None = None) -> str:
         """Return the command line that runs `name` on this sweep again, with further options."""
@@ -187,38 +196,35 @@ class Declaration:
         return self.num_seeds
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         """The metric of the table."""
-        return str(self.report.get("metric") or "test_accuracy")
+        return self.metric_named(str(self.report["metric"]))
 
     @property
-    def chance_accuracy(self) -> float:
-        """The accuracy of the best constant answer, in (0, 1]: the most frequent class's share of the test images.
+    def tuned_metric(self) -> Metric:
+        """The metric that tuning optimises."""
+        return self.metric_named(self.objective)
 
-        Of the k most frequent classes for a top-k metric; k in num_classes where an earlier version counted no images.
+    def metric_named(self, name: str) -> Metric:
+        """Return one of the metrics.
+
+        Raises:
+            UsageError: There is none of this name.
         """
-        top = re.search(r"top_?(\d+)", self.metric)
-        k = int(top[1]) if top else 1
-        counts = self.data.get("test_counts")
-        if counts:
-            return float(sum(sorted(counts, reverse=True)[:k]) / sum(counts))
-        return min(1.0, k / int(self.data["num_classes"]))
+        known = {metric.name: metric for metric in self.metrics}
+        if name not in known:
+            raise UsageError(f"unknown metric '{name}'. {choices_text(name, known)}")
+        return known[name]
 
-    def chance_of(self, levels: Mapping[str, str]) -> float:
-        """Return the chance accuracy of the cell of these levels."""
-        return self.chance_accuracy
+    def metric_of(self, levels: Mapping[str, str]) -> Metric:
+        """Return the metric of the table with the floor of the cell of these levels."""
+        return self.metric
 
     @property
-    def chances(self) -> list[float]:
-        """The chance accuracies of all cells, ascending."""
-        return sorted({self.chance_of(cell.levels) for cell in self.cells})
-
-    @property
-    def chance_meaning(self) -> str:
-        """What chance is, in words."""
-        if self.data.get("test_counts"):
-            return "the most frequent class's share of the test images"
-        return f"one in {self.data['num_classes']} classes"
+    def floors(self) -> list[float]:
+        """The floors of all cells, ascending; [] where there is none."""
+        found = {self.metric_of(cell.levels).floor for cell in self.cells}
+        return sorted(floor for floor in found if floor is not None)
 
     @property
     def num_trials(self) -> int:
@@ -254,22 +260,27 @@ class Proposal:
 class CellTrials:
     """The trials of one cell that the present declaration asks for; a record is None while unfinished.
 
-    `extra` are those beside the table: they never make an entry.
+    `extra` are those beside the table: they never make an entry. `objective` is the metric that tuning optimises.
     """
 
     cell: DeclaredCell
     tune: list[tuple[Proposal, TrialRecord | None]]
     confirm: list[tuple[Proposal, TrialRecord | None]]
     extra: list[tuple[Proposal, TrialRecord | None]] = field(default_factory=list)
+    objective: Metric = field(kw_only=True)
+
+    def value(self, record: TrialRecord) -> float:
+        """Return the objective of a complete trial after its last step."""
+        return record.metrics[self.objective.name]
 
     def winner(self) -> Proposal | None:
-        """Return the proposal with the best validation accuracy after its last epoch, the earlier on a tie.
+        """Return the proposal with the best objective after its last step, the earlier on a tie.
 
         If none is complete it is the diverged one that lasted longest; None if there is none either.
         """
         complete = [(p, r) for p, r in self.tune if r is not None and r.state == "complete"]
         if complete:
-            return max(complete, key=lambda pair: (pair[1].metrics["val_accuracy"], -pair[0].number))[0]
+            return self._best(complete)
         diverged = [(p, r) for p, r in self.tune if r is not None and r.state == "diverged"]
         if diverged:
             # First by epochs: of two that saw as much data, the one of smaller batches did more steps.
@@ -286,20 +297,20 @@ class CellTrials:
             for p, r in self.tune
             if r is not None and r.state == "complete" and winner is not None and p.settings != winner.settings
         ]
-        return (
-            max(complete, key=lambda pair: (pair[1].metrics["val_accuracy"], -pair[0].number))[0] if complete else None
-        )
+        return self._best(complete) if complete else None
+
+    def _best(self, complete: list[tuple[Proposal, TrialRecord]]) -> Proposal:
+        sign = self.objective.sign
+        return max(complete, key=lambda pair: (sign * self.value(pair[1]), -pair[0].number))[0]
 
     def tied(self) -> list[Proposal]:
         """Return the proposals that are as good as the winner, itself among them; [] if they are one configuration."""
         winner = self.winner()
-        complete = {
-            p.number: r.metrics["val_accuracy"] for p, r in self.tune if r is not None and r.state == "complete"
-        }
+        complete = {p.number: self.value(r) for p, r in self.tune if r is not None and r.state == "complete"}
         if winner is None or winner.number not in complete:
             return []
-        # Equal numbers of images, whatever rounding makes of their shares.
-        best = [p for p, _ in self.tune if abs(complete.get(p.number, -1.0) - complete[winner.number]) < 1e-9]
+        # Equal numbers of items, whatever rounding makes of their shares.
+        best = [p for p, _ in self.tune if abs(complete.get(p.number, math.inf) - complete[winner.number]) < 1e-9]
         return best if any(p.settings != winner.settings for p in best) else []
 
     def stopped(self) -> list[Proposal]:
@@ -346,7 +357,7 @@ class SweepFolder:
             content = read_file(file)
             if json.loads(content)["schema_version"] > SCHEMA_VERSION:
                 raise UsageError(f"cannot read {file}: it was written by a newer version")
-            declaration = from_json(Declaration, content)
+            declaration = from_json(Declaration, _upgraded(content))
             declaration.check()
             cells = [dataclasses.replace(cell, settings=_as_read(cell)) for cell in declaration.cells]
         except (OddFileError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -404,6 +415,16 @@ class SweepFolder:
         return proposals
 
 
+def _upgraded(content: bytes) -> bytes:
+    """Return a declaration's JSON with what an earlier version did not write."""
+    earlier = json.loads(content)
+    if earlier["schema_version"] >= 3:
+        return content
+    metrics = [dataclasses.asdict(metric) for metric in measured(earlier["data"])]
+    report = {"metric": SHOWN, **earlier["report"]}
+    return json.dumps({**earlier, "report": report, "metrics": metrics, "objective": OBJECTIVE}).encode()
+
+
 def _as_read(cell: DeclaredCell) -> dict[str, Any]:
     return {name: value for name, value in as_read(cell.settings).items() if name not in cell.tuned}
 
@@ -449,8 +470,8 @@ def tie_notices(cells: list[CellTrials]) -> list[str]:
         tied = trials.tied() if trials.confirm else []
         if tied:
             record = next(record for proposal, record in trials.tune if proposal is tied[0])
-            best = 100 * record.metrics["val_accuracy"] if record else 0.0
-            places.append(f"{trials.cell.name or 'the cell'} ({len(tied)} of {len(trials.tune)} at {best:.1f}%)")
+            best = trials.objective.with_unit(trials.value(record)) if record else "–"
+            places.append(f"{trials.cell.name or 'the cell'} ({len(tied)} of {len(trials.tune)} at {best})")
     if not places:
         return []
     shown = "; ".join(places[:10]) + (f"; and {len(places) - 10} more cells" if len(places) > 10 else "")
@@ -485,7 +506,7 @@ def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger)
     for cell in declaration.cells:
         numbers = range(declaration.trials_per_cell)
         tune = [p for number in numbers if (p := latest.get((cell.key, "tune", number))) is not None]
-        found.append(CellTrials(cell, [(p, None) for p in tune], []))
+        found.append(CellTrials(cell, [(p, None) for p in tune], [], objective=declaration.tuned_metric))
     # Curves take the most memory, and those of most tune trials are shown nowhere.
     tuned = _records(ledger, declaration, ((t, p) for t in found for p, _ in t.tune), with_curves=False)
     for trials in found:

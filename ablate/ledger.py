@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ablate.config import as_read
+from ablate.config import ACCURACIES, METRICS, as_read
 from ablate.errors import DamagedError, LedgerError
 from ablate.places import Place
 from ablate.processes import map_in_two
@@ -125,6 +125,7 @@ class Stored(NamedTuple):
         return self.own if self.own is not None and self.own.state == "pruned" else self.shared or self.own
 
 
+BOUNDED = {metric.name: metric for metric in METRICS if metric.name in ACCURACIES}
 MAPS = ("rows", "metrics", "provenance")
 BATCH = 500
 """Files that are decoded in one go: bounds the memory."""
@@ -347,12 +348,12 @@ def _check_values(record: TrialRecord) -> None:
 
 
 def _check_numbers(record: TrialRecord) -> None:
-    """Check that every accuracy lies in [0, 1], and that a loss is NaN only where the validation images' ended so."""
+    """Check that every metric is within its bounds, and that a loss is NaN only where that of validation ended so."""
     for name, numbers in [*((name, [number]) for name, number in record.metrics.items()), *record.curves.items()]:
-        # The comparison is false for NaN.
-        if "accuracy" in name and not all([0 <= number <= 1 for number in numbers]):
-            wrong = next(number for number in numbers if not 0 <= number <= 1)
-            raise ValueError(f"{name[:50]} is {wrong}, but an accuracy lies in [0, 1]")
+        metric = BOUNDED.get(name)
+        if metric is not None and not all([metric.allows(number) for number in numbers]):
+            wrong = next(number for number in numbers if not metric.allows(number))
+            raise ValueError(f"{name[:50]} is {wrong}, but it must be {metric.range_text()}")
     for name, number in record.metrics.items():
         curve = record.curves.get(name.replace("test_", "val_"), [])
         if "loss" in name and math.isnan(number) and not (curve and math.isnan(curve[-1])):

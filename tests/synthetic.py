@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablate.config import OBJECTIVE, measured
 from ablate.declaration import Declaration, DeclaredCell, Proposal, SweepFolder
 from ablate.ledger import Ledger, TrialRecord
+from ablate.metrics import Metric
 
 DEPTHS = ("20", "56", "110")
 ARMS = ("residual", "plain", "plain+ortho")
@@ -21,6 +23,14 @@ TRUTH = {
     ("plain+ortho", "20"): 0.953, ("plain+ortho", "56"): 0.936, ("plain+ortho", "110"): 0.921,
 }  # fmt: skip
 NUM_EPOCHS = 12
+
+
+def accuracy(chance: float = 0.1, name: str = "test_accuracy") -> Metric:
+    """Return an accuracy as the metric of a table."""
+    return Metric(name=name, unit="percent", low=0.0, high=1.0, floor=chance, floor_name="chance")
+
+
+TEST_ACCURACY, VAL_ACCURACY = accuracy(), accuracy(name="val_accuracy")
 
 
 @dataclass
@@ -67,6 +77,8 @@ class Synthetic:
             for index, levels in enumerate(self._levels())
         ]
         report = {"rows": "depth", "columns": "arm", "metric": "test_accuracy", "baseline": "plain"}
+        data = {"dataset": "digits", "digest": "5a3f0c9e", "num_train": 1097, "num_val": 350, "num_test": 350,
+                "num_classes": 10, "image_shape": [1, 8, 8]}  # fmt: skip
         return Declaration(
             sweep=self.sweep,
             name="depth_ablation",
@@ -89,11 +101,12 @@ class Synthetic:
                 "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True, "when": {"regularizer": "l2"}},
                 "ortho_weight": {"low": 1e-6, "high": 0.1, "log": True, "when": {"regularizer": "orthonormal"}},
             },
-            data={"dataset": "digits", "digest": "5a3f0c9e", "num_train": 1097, "num_val": 350, "num_test": 350,
-                  "num_classes": 10, "image_shape": [1, 8, 8]},
+            data=data,
+            metrics=measured(data),
+            objective=OBJECTIVE,
             file=str(self.out / "home" / "alice" / "search_spaces" / "depth_ablation.yaml"),
             history=["0f9d1c77aa", "b2c4e6f801"],
-        )  # fmt: skip
+        )
 
     def _levels(self) -> list[dict[str, str]]:
         combinations: list[dict[str, str]] = [{}]

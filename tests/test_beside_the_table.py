@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from test_schedule import Sweep
 
-from ablate.declaration import CellTrials, collect
+from ablate.declaration import collect
 from ablate.report.summary import status, status_lines
 
 SCORE = {"score": lambda settings, phase: min(1.0, settings["lr"])}
@@ -131,8 +131,8 @@ def test_status_counts_them_apart(tmp_path):
     lines = status_lines(found)
     assert lines[2].startswith("  beside the table, runner-up: ")
     assert lines[3].startswith("  beside the table, audit: ")
-    plain = status(declaration, [CellTrials(t.cell, t.tune, t.confirm) for t in trials])
-    assert plain.keys() == {"sweep", "trials", "cells", "trial_keys"}
+    plain = status(declaration, [dataclasses.replace(t, extra=[]) for t in trials])
+    assert plain.keys() == {"sweep", "metric", "trials", "cells", "trial_keys"}
     assert plain["trials"].keys() == {"planned", "waiting", "running", "complete", "pruned", "diverged", "failed"}
     assert plain["cells"][0].keys() == {"levels", "best_config", "confirm"}
     assert plain["cells"][0]["confirm"].keys() == {"n", "mean", "low", "high", "diverged"}

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from synthetic import VAL_ACCURACY, accuracy
 
 from ablate.declaration import CellTrials, Declaration, DeclaredCell
 from ablate.errors import SpecError
@@ -115,15 +116,16 @@ def test_a_wrong_design_is_one_line_with_its_place(tmp_path, case):
 def entry(arm: str, values: dict[int, float], depth: str = "8") -> Entry:
     cell = DeclaredCell(key=arm + depth, levels={"depth": depth, "arm": arm}, settings={}, tuned=[])
     return Entry(
-        trials=CellTrials(cell, [], []), by_seed=values, estimate=estimate(values.values(), 0, 0.1),
-        num_seeds=len(values), num_failed=0,
+        trials=CellTrials(cell, [], [], objective=VAL_ACCURACY), by_seed=values, metric=accuracy(),
+        estimate=estimate(values.values(), 0, accuracy()),        num_seeds=len(values), num_failed=0,
     )  # fmt: skip
 
 
 def declared(components: dict[str, list[str]]) -> Declaration:
     return Declaration(
         sweep="s", name="s", profile="", question="", axes={}, cells=[], trials_per_cell=1, num_seeds=2, sampler="tpe",
-        pruner="none", seed=0, report={}, tune={}, data={}, components=components,
+        pruner="none", seed=0, report={"metric": "test_accuracy"}, tune={}, data={}, components=components,
+        metrics=[accuracy()], objective="val_accuracy",
     )  # fmt: skip
 
 

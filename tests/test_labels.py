@@ -10,12 +10,12 @@ import torch
 import torchvision.datasets
 from click.testing import CliRunner
 from PIL import Image
-from synthetic import Synthetic
+from synthetic import Synthetic, accuracy
 from test_data import encoded, idx_bytes, write_parquet
 
 from ablate import registry
 from ablate.commands import main
-from ablate.config import resolve
+from ablate.config import measured, resolve
 from ablate.data import fashion_mnist
 from ablate.data.dataset import RawImages, Split
 from ablate.data.prepare import load, prepare
@@ -24,7 +24,7 @@ from ablate.errors import DamagedError, DataError
 from ablate.ledger import Ledger
 from ablate.report.build import build_report
 from ablate.report.combine import combine
-from ablate.report.statistics import estimate, near_chance
+from ablate.report.statistics import estimate
 
 COUNTS = [12, 300, 24, 14]
 CHANCE = 300 / 350
@@ -152,9 +152,13 @@ def test_classes_without_validation_or_test_images_are_known(toy):
     assert prepared.test_counts == (1, 1, 0)
 
 
+NEW = ("metrics", "objective")
+"""Fields that declarations of before do not have."""
+
+
 def counted(declaration, counts):
     data = {**declaration.data, "num_classes": len(counts), "num_test": sum(counts), "test_counts": counts}
-    return dataclasses.replace(declaration, data=data)
+    return dataclasses.replace(declaration, data=data, metrics=measured(data))
 
 
 def written(tmp_path, counts, **options):
@@ -164,20 +168,22 @@ def written(tmp_path, counts, **options):
     return folder.read_declaration()
 
 
-@pytest.mark.parametrize(
-    ("metric", "chance"),
-    [("test_accuracy", CHANCE), ("val_accuracy", CHANCE), ("test_accuracy_top2", 324 / 350), ("test_top_9", 1.0)],
-)
-def test_chance_of_a_declaration_follows_its_counts(tmp_path, metric, chance):
+@pytest.mark.parametrize("metric", ["test_accuracy", "val_accuracy"])
+def test_chance_of_a_declaration_follows_its_counts(tmp_path, metric):
     declaration = counted(Synthetic(tmp_path, report={"metric": metric}).declaration(), COUNTS)
-    assert declaration.chance_accuracy == pytest.approx(chance)
+    assert declaration.metric.floor == pytest.approx(CHANCE)
 
 
 def test_a_declaration_of_before_is_read_and_has_one_in_so_many_classes(tmp_path):
     Synthetic(tmp_path).write()
+    file = tmp_path / "depth_ablation@smoke" / "declaration.json"
+    earlier = {
+        name: value for name, value in json.loads(file.read_text()).items() if name not in ("metrics", "objective")
+    }
+    file.write_text(json.dumps({**earlier, "schema_version": 2}))
     declaration = SweepFolder(tmp_path, "depth_ablation@smoke").read_declaration()
-    assert declaration.chance_accuracy == 0.1
-    assert declaration.chance_meaning == "one in 10 classes"
+    assert declaration.metric == dataclasses.replace(accuracy(0.1), floor_meaning="one in 10 classes")
+    assert declaration.tuned_metric.name == "val_accuracy"
 
 
 @pytest.mark.parametrize("counts", [[350], [100, 250.0], [-1, 351], [1, 2], "350", [True, 349], [[350], 0], {}, 350])
@@ -213,13 +219,15 @@ def test_the_note_says_what_chance_is_for_a_declaration_of_before(tmp_path):
     ("chance", "near"), [(0.1, 0.15), (0.01, 0.06), (0.5, 0.55), (0.9, 0.91), (0.95, 0.955), (1.0, 1.0)]
 )
 def test_what_counts_as_collapsed_fits_between_chance_and_all(chance, near):
-    assert near_chance(chance) == pytest.approx(near)
+    metric = accuracy(chance)
+    assert metric.has_collapsed(near - 1e-9)
+    assert not metric.has_collapsed(near + 1e-9)
 
 
 def test_seeds_that_train_and_collapse_make_a_cell_mixed_where_chance_is_high():
-    found = estimate([0.923, 0.99, 0.985], 0, chance=12 / 13)
+    found = estimate([0.923, 0.99, 0.985], 0, accuracy(12 / 13))
     assert (found.is_mixed, found.num_collapsed) == (True, 1)
-    assert not estimate([0.97, 0.99, 0.985], 0, chance=12 / 13).is_mixed
+    assert not estimate([0.97, 0.99, 0.985], 0, accuracy(12 / 13)).is_mixed
 
 
 def test_sweeps_on_different_data_keep_their_own_chance(tmp_path):
@@ -230,7 +238,7 @@ def test_sweeps_on_different_data_keep_their_own_chance(tmp_path):
     ]
     found = [(p, collect(p, SweepFolder(tmp_path, p.sweep).read_proposals(), Ledger(tmp_path))) for p in parts]
     declaration, _ = combine(found)
-    assert declaration.chances == [0.5, 0.75]
+    assert declaration.floors == [0.5, 0.75]
     report = build_report(tmp_path, ["even", "uneven"], tmp_path / "report")
     assert "Chance is 50.0% and 75.0%" in report.table
 

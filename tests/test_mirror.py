@@ -22,6 +22,7 @@ from unittest.mock import Mock
 import pytest
 from mlflow.exceptions import MlflowException, RestException
 
+from ablate.config import OBJECTIVE, measured
 from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
 from ablate.ledger import TrialRecord
 from ablate.tracking import content
@@ -30,6 +31,7 @@ from ablate.tracking.outages import passes
 from ablate.tracking.store import masked, open_client, open_experiment, plain_cause, tracking_uri
 from ablate.tracking.view import VIEW_TAG
 
+VAL = measured({"num_classes": 10})[1]
 ACCURACIES = [0.2, 0.5, 0.6]
 
 
@@ -83,7 +85,7 @@ def make_cells():
     ]
     confirm = [make_trial(plain, "confirm", 0), make_trial(plain, "confirm", 1, **diverged)]
     other_tune = [make_trial(ortho, "tune", 0), make_trial(ortho, "tune", 1), (make_trial(ortho, "tune", 2)[0], None)]
-    return [CellTrials(plain, tune, confirm), CellTrials(ortho, other_tune, [])]
+    return [CellTrials(plain, tune, confirm, objective=VAL), CellTrials(ortho, other_tune, [], objective=VAL)]
 
 
 def make_declaration(sweep="depth@smoke"):
@@ -99,9 +101,11 @@ def make_declaration(sweep="depth@smoke"):
         sampler="tpe",
         pruner="none",
         seed=0,
-        report={"baseline": "plain"},
+        report={"baseline": "plain", "metric": "test_accuracy"},
         tune={},
         data={"num_classes": 10},
+        metrics=measured({"num_classes": 10}),
+        objective=OBJECTIVE,
         file="search_spaces/depth.yaml",
     )
 
@@ -193,15 +197,17 @@ def test_a_trial_keeps_its_configuration_curves_and_cause(store):
 
 
 def test_a_cell_has_the_metric_of_the_table_and_its_chance():
-    declaration = dataclasses.replace(make_declaration(), report={"metric": "test_top5_accuracy"})
+    name = "test_accuracy_batch_statistics"
+    declaration = dataclasses.replace(make_declaration(), report={"metric": name})
     cell = make_cells()[0]
-    assert content.cell_metrics(cell, declaration)["confirmed_accuracy"] == 0.5, "the diverged seed, 5 in 10"
+    confirmed = "confirmed_accuracy_batch_statistics"
+    assert confirmed not in content.cell_metrics(cell, declaration), "a seed has no number"
     proposal, record = cell.confirm[0]
-    metrics = {**record.metrics, "test_top5_accuracy": 0.75}
+    metrics = {**record.metrics, name: 0.75}
     cell.confirm[0] = (proposal, dataclasses.replace(record, metrics=metrics))
-    assert content.cell_metrics(cell, declaration)["confirmed_accuracy"] == pytest.approx(0.625)
+    assert content.cell_metrics(cell, declaration)[confirmed] == pytest.approx(0.425), "the diverged seed is at chance"
     note = content.cell_note(cell, declaration)
-    assert "Confirmed test top5 accuracy: 62.5% over 2 seeds (50.0% to 75.0%)." in note
+    assert "Confirmed test accuracy batch statistics: 42.5% over 2 seeds (10.0% to 75.0%)." in note
 
 
 def test_a_state_is_seen_in_the_status_and_the_tags(store):

@@ -17,17 +17,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from synthetic import ARMS, DEPTHS, TRUTH, Synthetic
+from synthetic import ARMS, DEPTHS, TRUTH, Synthetic, accuracy
 
 from ablate.declaration import SweepFolder, collect
 from ablate.errors import UsageError
 from ablate.ledger import Ledger
+from ablate.metrics import signed_number
 from ablate.report.build import build_report
 from ablate.report.latex import latex_escaped
 from ablate.report.page import space_text
 from ablate.report.statistics import estimate
 from ablate.report.summary import status, status_lines
-from ablate.report.text import broken, first_line, hours_text, interval_note, p_text, redact, signed, signed_number
+from ablate.report.text import broken, first_line, hours_text, interval_note, p_text, redact
 
 SWEEP = "depth_ablation@smoke"
 TROUBLED = {
@@ -121,7 +122,7 @@ def test_a_difference_over_fewer_seeds_says_so(troubled):
 
 
 def test_near_chance_entries_are_named_above_the_table(troubled):
-    notice = "plain at depth 110 (10.0%) is near chance (chance is 10.0%): it did not train."
+    notice = "plain at depth 110 (10.0%) is near chance (chance is 10.0%, one in 10 classes): it did not train."
     assert troubled.notices[0] == notice
     assert troubled.table.index(notice) < troubled.table.index("| depth")
     page = (troubled.folder / "report.html").read_text()
@@ -130,7 +131,7 @@ def test_near_chance_entries_are_named_above_the_table(troubled):
 
 def test_an_interval_that_includes_chance_is_named(tmp_path):
     found = report(tmp_path, num_seeds=2, confirm={("plain", "20", 0): 0.2, ("plain", "20", 1): 0.9})
-    assert "The interval of plain at depth 20 includes chance (10.0%)." in found.notices[0]
+    assert "The interval of plain at depth 20 includes chance (10.0%, one in 10 classes)." in found.notices[0]
 
 
 def test_notices_tell_unfinished_failed_and_diverged_trials(troubled):
@@ -192,8 +193,9 @@ def test_a_sweep_that_confirmed_nothing_says_how_to_go_on(tmp_path):
 
 
 def test_an_unknown_metric_names_those_that_were_recorded(tmp_path):
+    Synthetic(tmp_path / "runs").write()
     with pytest.raises(UsageError, match=r"'test_acuracy'. Did you mean 'test_accuracy'\? Available: test_acc"):
-        report(tmp_path, report={"metric": "test_acuracy"})
+        build_report(tmp_path / "runs", SWEEP, tmp_path / "report", metric="test_acuracy")
 
 
 def test_an_unknown_sweep_is_a_usage_error(tmp_path):
@@ -261,7 +263,7 @@ def test_p_is_never_rounded_across_five_percent(p, expected):
 
 
 def test_numbers_have_no_negative_zero_and_hours_two_digits():
-    assert [signed_number(-0.04), signed_number(-0.06), signed(-0.0004)] == ["0.0", "−0.1", "0.0"]
+    assert [signed_number(-0.04), signed_number(-0.06), accuracy().signed(-0.0004)] == ["0.0", "−0.1", "0.0"]
     assert [hours_text(hours) for hours in (0.01, 0.0098, 2.5, 9.96, 140.4)] == ["0.010", "0.0098", "2.5", "10", "140"]
 
 
@@ -273,7 +275,7 @@ def test_names_break_after_a_plus_a_hyphen_or_a_blank():
 
 def test_the_note_says_which_intervals_are_bootstraps_and_of_which_sample(tmp_path):
     declaration = Synthetic(tmp_path).declaration()
-    t, bootstrap = (estimate([0.9 + 0.001 * seed for seed in range(n)], 0, 0.1) for n in (19, 20))
+    t, bootstrap = (estimate([0.9 + 0.001 * seed for seed in range(n)], 0, accuracy()) for n in (19, 20))
     assert interval_note(declaration, [t]).startswith("[low, high]: 95% t intervals over training seeds (init")
     assert interval_note(declaration, [bootstrap]).startswith("[low, high]: 95% bootstrap (BCa) intervals over")
     both = (
@@ -283,7 +285,7 @@ def test_the_note_says_which_intervals_are_bootstraps_and_of_which_sample(tmp_pa
     for metric, sample in (
         ("train_accuracy", "training sample (1,097 images)"),
         ("val_accuracy", "validation sample (350 images)"),
-        ("test_top5_accuracy", "test sample (350 images)"),
+        ("test_loss", "test sample (350 images)"),
     ):
         asked = dataclasses.replace(declaration, report={"metric": metric})
         assert f"the choice of the {sample} nor" in interval_note(asked, [t])
@@ -478,8 +480,8 @@ def test_the_first_figure_says_where_chance_is(whole):
     folder = SweepFolder(whole.folder.parent / "runs", SWEEP)
     declaration = folder.read_declaration()
     cells = collect(declaration, folder.read_proposals(), Ledger(folder.out))
-    figure = figures.accuracy_by_row(declaration, grid(declaration, entries(declaration, cells)))
-    assert figure.get_supxlabel() == "chance (10.0%) is below this range"
+    figure = figures.metric_by_row(declaration, grid(declaration, entries(declaration, cells)))
+    assert figure.get_supxlabel() == "chance (10.0%, one in 10 classes) is below this range"
     assert figure.axes[0].get_ylim()[0] > 80
 
 

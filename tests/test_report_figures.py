@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from shared_work import meet_and_draw
-from synthetic import ARMS, DEPTHS, Synthetic
+from synthetic import ARMS, DEPTHS, TEST_ACCURACY, VAL_ACCURACY, Synthetic
 
 from ablate import processes
 from ablate.declaration import CellTrials, DeclaredCell, Proposal, SweepFolder, collect
@@ -48,9 +48,14 @@ def cell_entry(num_trials, *, settings=None):
             data_digest="d", metrics={"val_accuracy": float(accuracy)},
         )  # fmt: skip
         tune.append((proposal, record))
-    found = estimate([0.9, 0.91], 0, 0.1)
+    found = estimate([0.9, 0.91], 0, TEST_ACCURACY)
     return Entry(
-        trials=CellTrials(cell, tune, []), by_seed={0: 0.9, 1: 0.91}, estimate=found, num_seeds=2, num_failed=0
+        trials=CellTrials(cell, tune, [], objective=VAL_ACCURACY),
+        by_seed={0: 0.9, 1: 0.91},
+        estimate=found,
+        num_seeds=2,
+        num_failed=0,
+        metric=TEST_ACCURACY,
     )
 
 
@@ -70,7 +75,10 @@ def test_importance_names_the_parameter_that_matters_and_needs_20_trials():
 
 def test_importance_and_slices_are_drawn_for_cells_with_enough_trials():
     layout = {"row_axes": (), "rows": [()], "column_axis": "arm", "columns": ["plain"], "baseline": None}
-    asked = SimpleNamespace(tune={"lr": {"low": 1e-4, "high": 1, "log": True}, "momentum": {"low": 0, "high": 0.9}})
+    asked = SimpleNamespace(
+        tuned_metric=VAL_ACCURACY,
+        tune={"lr": {"low": 1e-4, "high": 1, "log": True}, "momentum": {"low": 0, "high": 0.9}},
+    )
     enough = Grid(at={((), "plain"): cell_entry(30)}, **layout)
     importance = importance_figure(asked, enough)
     assert [axes.get_title(loc="left") for axes in importance.axes] == ["lr", "momentum"]
@@ -95,7 +103,7 @@ def test_long_curves_are_decimated_and_keep_their_ends():
 
 def test_learning_curves_have_a_panel_a_cell_with_all_seeds(tmp_path):
     declaration, found = laid_out(tmp_path)
-    figure = learning_curves(declaration, found)
+    figure = learning_curves(declaration, found, "val_accuracy")
     assert len(figure.axes) == len(ARMS) * len(DEPTHS)
     assert [axes.get_title(loc="left") for axes in figure.axes[: len(ARMS)]] == list(ARMS)
     named = [axes.texts[0].get_text() for axes in figure.axes if axes.texts]
@@ -111,14 +119,14 @@ def test_learning_curves_of_a_large_table_have_a_panel_a_row(tmp_path):
     declaration, found = laid_out(tmp_path)
     rows = [(f"{depth}-{copy}",) for depth in DEPTHS for copy in range(3)]
     at = {(row, arm): found.at[(row[0].split("-")[0],), arm] for row in rows for arm in ARMS}
-    figure = learning_curves(declaration, dataclasses.replace(found, rows=rows, at=at))
+    figure = learning_curves(declaration, dataclasses.replace(found, rows=rows, at=at), "val_accuracy")
     assert [axes.get_title(loc="left") for axes in figure.axes] == [f"depth {row[0]}" for row in rows]
     assert all(len(axes.lines) == len(ARMS) + 1 for axes in figure.axes)
 
 
 def test_long_names_are_cut_off_beside_small_panels(tmp_path):
     axes = {"augment": ["none", "a_very_long_name_that_cannot_break"], "depth": ["20"], "arm": list(ARMS)}
-    figure = learning_curves(*laid_out(tmp_path, axes=axes))
+    figure = learning_curves(*laid_out(tmp_path, axes=axes), "val_accuracy")
     assert [axes.texts[0].get_text() for axes in figure.axes if axes.texts] == [
         "augment none\ndepth 20", "augment\na_very_long_name_th…\ndepth 20",
     ]  # fmt: skip
@@ -152,13 +160,15 @@ def dearer(found, factors):
             [(p, dataclasses.replace(r, duration_s=r.duration_s * factors[row[0]]) if r else None) for p, r in trials]
             for trials in (entry.trials.tune, entry.trials.confirm)
         )
-        at[row, column] = dataclasses.replace(entry, trials=CellTrials(entry.trials.cell, tune, confirm))
+        at[row, column] = dataclasses.replace(
+            entry, trials=CellTrials(entry.trials.cell, tune, confirm, objective=VAL_ACCURACY)
+        )
     return dataclasses.replace(found, at=at)
 
 
 def test_the_figure_of_cost_has_a_mark_a_cell_that_grows_with_the_row_and_no_labels(tmp_path):
     declaration, found = laid_out(tmp_path, confirm={("plain", "56", 1): "diverged"})
-    figure = figures.cost_by_accuracy(declaration, dearer(found, {"20": 1, "56": 2, "110": 4}))
+    figure = figures.metric_by_cost(declaration, dearer(found, {"20": 1, "56": 2, "110": 4}))
     (axes,) = figure.axes
     assert axes.get_xscale() == "linear"
     assert not axes.texts
@@ -179,7 +189,7 @@ def test_the_figure_of_cost_has_a_mark_a_cell_that_grows_with_the_row_and_no_lab
     intervals = [(e.estimate.low, e.estimate.high) for e in found.at.values() if not e.estimate.is_mixed]
     assert found_bars == sorted((round(100 * low, 3), round(100 * high, 3)) for low, high in intervals)
     assert [text.get_text() for text in figure.legends[1].texts] == ["depth 20", "depth 56", "depth 110"]
-    far = figures.cost_by_accuracy(declaration, dearer(found, {"20": 1, "56": 2, "110": 40}))
+    far = figures.metric_by_cost(declaration, dearer(found, {"20": 1, "56": 2, "110": 40}))
     assert far.axes[0].get_xscale() == "log"
 
 
@@ -188,10 +198,10 @@ def test_a_legend_of_long_names_stays_within_its_figure(tmp_path):
     layout = {"row_axes": ("schedule", "depth"), "column_axis": "arm", "columns": ["plain"], "baseline": None}
     entry = cell_entry(30)
     trials = [(p, dataclasses.replace(r, duration_s=36.0)) for p, r in entry.trials.tune]
-    entry = dataclasses.replace(entry, trials=CellTrials(entry.trials.cell, trials, []))
+    entry = dataclasses.replace(entry, trials=CellTrials(entry.trials.cell, trials, [], objective=VAL_ACCURACY))
     found = Grid(at={(row, "plain"): entry for row in rows}, rows=rows, **layout)
     declaration = dataclasses.replace(Synthetic(tmp_path).declaration(), tune={})
-    for figure in (figures.cost_by_accuracy(declaration, found), slices_figure(declaration, found)):
+    for figure in (figures.metric_by_cost(declaration, found), slices_figure(declaration, found)):
         drawing.render_pages([figure])
         legend = figure.legends[-1]
         assert len(legend.texts) == 3
@@ -212,7 +222,7 @@ def test_slices_use_no_faint_colour(tmp_path):
 
 def test_lines_break_at_a_cell_that_mixes_success_and_collapse(tmp_path):
     declaration, found = laid_out(tmp_path, confirm={("plain", "56", 1): "diverged"})
-    for figure in (figures.degradation(declaration, found), figures.cost_by_accuracy(declaration, found)):
+    for figure in (figures.degradation(declaration, found), figures.metric_by_cost(declaration, found)):
         for axes in figure.axes:
             lines = [line for line in axes.lines if len(line.get_xdata()) == len(DEPTHS)]
             gaps = [[position for position, y in enumerate(line.get_ydata()) if np.isnan(y)] for line in lines]
@@ -227,7 +237,7 @@ def test_figures_of_many_rows_stay_as_wide_and_high_as_a_page(tmp_path):
     found = Grid(at={(row, "plain"): entry for row in rows}, rows=rows, **layout)
     declaration = dataclasses.replace(Synthetic(tmp_path).declaration(), tune={})
     for figure in (
-        figures.accuracy_by_row(declaration, found),
+        figures.metric_by_row(declaration, found),
         expected_best_figure(declaration, found),
         importance_figure(declaration, found),
         slices_figure(declaration, found),
@@ -245,7 +255,7 @@ def test_two_processes_draw_the_bytes_of_one(tmp_path, monkeypatch):
     declaration, found = laid_out(tmp_path)
 
     def documents():
-        pages = [figures.accuracy_by_row(declaration, found), learning_curves(declaration, found)]
+        pages = [figures.metric_by_row(declaration, found), learning_curves(declaration, found, "val_accuracy")]
         return [pages, *([] for _ in range(15)), [figures.degradation(declaration, found)]]
 
     draw = functools.partial(meet_and_draw, os.getpid(), tmp_path / "mark")
@@ -261,10 +271,10 @@ PAPER = {
 
 
 def test_a_published_figure_stands_beside_the_same_experiment():
-    asked = SimpleNamespace(metric="test_accuracy")
+    asked = SimpleNamespace(metric=TEST_ACCURACY)
     found = published(asked, cell_entry(0, settings=PAPER))
     assert found.text == "≈ 83.7, read off a figure of Xie, Xiong, Pu 2017, arXiv:1703.01827"
-    assert published(SimpleNamespace(metric="val_accuracy"), cell_entry(0, settings=PAPER)) is None
+    assert published(SimpleNamespace(metric=VAL_ACCURACY), cell_entry(0, settings=PAPER)) is None
 
 
 @pytest.mark.parametrize(
@@ -273,7 +283,7 @@ def test_a_published_figure_stands_beside_the_same_experiment():
      ("depth", 32), ("regularizer", "none")],
 )  # fmt: skip
 def test_no_published_figure_stands_beside_another_experiment(name, value):
-    asked = SimpleNamespace(metric="test_accuracy")
+    asked = SimpleNamespace(metric=TEST_ACCURACY)
     assert published(asked, cell_entry(0, settings={**PAPER, name: value})) is None
     tuned = {key: setting for key, setting in PAPER.items() if key != name}
     assert published(asked, cell_entry(0, settings=tuned)) is None

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from synthetic import accuracy
 
 from ablate.report import verdicts
 from ablate.report.entries import Entry
@@ -16,11 +17,13 @@ from ablate.report.grid import Grid
 from ablate.report.statistics import estimate, holm, paired_difference, paired_test, t_half_width
 from ablate.report.verdicts import judged
 
+ACCURACY = accuracy()
+
 
 def test_interval_is_the_t_interval_of_scipy():
     values = [0.91, 0.93, 0.925, 0.94]
     low, high = stats.t.interval(0.95, df=3, loc=np.mean(values), scale=stats.sem(values))
-    found = estimate(values, 0, 0.1)
+    found = estimate(values, 0, accuracy(0.1))
     assert (found.low, found.high) == pytest.approx((low, high))
     assert (found.n, found.mean, found.sd) == pytest.approx((4, np.mean(values), np.std(values, ddof=1)))
 
@@ -35,34 +38,34 @@ def test_interval_covers_the_truth_in_95_percent_of_gaussian_samples(n):
 
 
 def test_interval_is_clipped_to_what_an_accuracy_can_be():
-    found = estimate([0.99, 1.0, 0.9], 0, 0.1)
+    found = estimate([0.99, 1.0, 0.9], 0, accuracy(0.1))
     assert found.high == 1.0
-    assert estimate([0.0, 0.1, 0.01], 0, 0.1).low == 0.0
+    assert estimate([0.0, 0.1, 0.01], 0, accuracy(0.1)).low == 0.0
 
 
 def test_one_seed_has_a_mean_and_no_interval():
-    found = estimate([0.9], 0, 0.1)
+    found = estimate([0.9], 0, accuracy(0.1))
     assert (found.n, found.mean, found.sd, found.low, found.high) == (1, 0.9, None, None, None)
 
 
 def test_no_seed_has_nothing():
-    found = estimate([], 0, 0.1)
+    found = estimate([], 0, accuracy(0.1))
     assert (found.n, found.mean, found.sd, found.low, found.high) == (0, None, None, None, None)
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 0.9])
 def test_equal_seeds_have_an_interval_of_zero_width(value):
-    found = estimate([value] * 3, 0, 0.1)
+    found = estimate([value] * 3, 0, accuracy(0.1))
     assert (found.mean, found.sd, found.low, found.high) == (value, 0.0, value, value)
 
 
 def test_diverged_seeds_count_as_chance():
-    found = estimate([], 3, 0.1)
+    found = estimate([], 3, accuracy(0.1))
     assert (found.n, found.mean, found.low, found.high, found.num_diverged) == (3, 0.1, 0.1, 0.1, 3)
 
 
 def test_a_mix_of_success_and_collapse_has_no_interval():
-    found = estimate([0.95, 0.94], 1, 0.1)
+    found = estimate([0.95, 0.94], 1, accuracy(0.1))
     assert found.is_mixed
     assert found.mean == pytest.approx((0.95 + 0.94 + 0.1) / 3)
     assert (found.low, found.high) == (None, None)
@@ -70,7 +73,7 @@ def test_a_mix_of_success_and_collapse_has_no_interval():
 
 
 def test_difference_is_paired_over_the_seeds_that_both_have():
-    found = paired_difference({1: 0.9, 2: 0.8, 3: 0.7, 4: 0.1}, {3: 0.6, 2: 0.7, 1: 0.8, 9: 0.5})
+    found = paired_difference({1: 0.9, 2: 0.8, 3: 0.7, 4: 0.1}, {3: 0.6, 2: 0.7, 1: 0.8, 9: 0.5}, ACCURACY)
     assert found.n == 3
     assert found.values == pytest.approx((0.1, 0.1, 0.1))
     assert found.excludes_zero is True
@@ -79,38 +82,38 @@ def test_difference_is_paired_over_the_seeds_that_both_have():
 def test_pairing_removes_what_the_seeds_share():
     seeds = {1: 0.5, 2: 0.7, 3: 0.9}
     better = {seed: value + 0.02 + 0.001 * seed for seed, value in seeds.items()}
-    found = paired_difference(better, seeds)
+    found = paired_difference(better, seeds, ACCURACY)
     assert found.high - found.low < 0.01
-    assert estimate(seeds.values(), 0, 0.1).high - estimate(seeds.values(), 0, 0.1).low > 0.3
+    assert estimate(seeds.values(), 0, accuracy(0.1)).high - estimate(seeds.values(), 0, accuracy(0.1)).low > 0.3
 
 
 def test_difference_is_clipped_to_plus_and_minus_one():
-    found = paired_difference({1: 1.0, 2: 0.0}, {1: 0.0, 2: 1.0})
+    found = paired_difference({1: 1.0, 2: 0.0}, {1: 0.0, 2: 1.0}, ACCURACY)
     assert (found.low, found.high) == (-1.0, 1.0)
     assert found.excludes_zero is False
 
 
 def test_difference_with_a_mixed_cell_has_no_interval():
-    found = paired_difference({1: 0.9, 2: 0.1}, {1: 0.8, 2: 0.8}, is_mixed=True)
+    found = paired_difference({1: 0.9, 2: 0.1}, {1: 0.8, 2: 0.8}, ACCURACY, is_mixed=True)
     assert (found.low, found.high, found.excludes_zero) == (None, None, None)
 
 
 def test_a_seed_that_stayed_at_chance_makes_a_cell_mixed():
-    found = estimate([0.95, 0.94, 0.11], 0, 0.1)
+    found = estimate([0.95, 0.94, 0.11], 0, accuracy(0.1))
     assert (found.is_mixed, found.num_collapsed, found.low) == (True, 1, None)
-    poor = estimate([0.16, 0.14, 0.17], 0, 0.1)
+    poor = estimate([0.16, 0.14, 0.17], 0, accuracy(0.1))
     assert not poor.is_mixed
     assert poor.low is not None
 
 
 def test_the_interval_is_a_bootstrap_from_20_seeds_on():
     values = 0.4 + np.random.default_rng(0).exponential(0.05, 20)
-    assert not estimate(values[:19], 0, 0.1).is_bootstrap
-    found = estimate(values, 0, 0.0)
+    assert not estimate(values[:19], 0, accuracy(0.1)).is_bootstrap
+    found = estimate(values, 0, accuracy(0.0))
     assert found.is_bootstrap
     # Of skewed seeds the longer side is the upper one, which a t interval cannot show.
     assert found.high - found.mean > 1.1 * (found.mean - found.low)
-    assert estimate([0.5] * 30, 0, 0.1).low == 0.5
+    assert estimate([0.5] * 30, 0, accuracy(0.1)).low == 0.5
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.05])
@@ -193,14 +196,15 @@ def table(values, columns):
         for column, seeds in zip(columns, arms, strict=True):
             by_seed = dict(enumerate(seeds.tolist()))
             entry = Entry(
-                trials=None, by_seed=by_seed, estimate=estimate(by_seed.values(), 0, 0.1), num_seeds=len(seeds),
+                trials=None, by_seed=by_seed, estimate=estimate(by_seed.values(), 0, ACCURACY), num_seeds=len(seeds),
+                metric=ACCURACY,
                 num_failed=0,
             )  # fmt: skip
             if base is None:
                 base = entry
             else:
                 is_mixed = base.estimate.is_mixed or entry.estimate.is_mixed
-                difference = paired_difference(by_seed, base.by_seed, is_mixed=is_mixed)
+                difference = paired_difference(by_seed, base.by_seed, ACCURACY, is_mixed=is_mixed)
                 entry = dataclasses.replace(entry, difference=difference)
             at[(str(row),), column] = entry
     rows = [(str(row),) for row in range(len(values))]

@@ -29,6 +29,7 @@ LAYERS = {
 }
 BASE = {
     "errors",
+    "metrics",
     "files",
     "checked",
     "command_lines",

@@ -6,9 +6,10 @@ import json
 import shlex
 
 import pytest
-from synthetic import Synthetic
+from synthetic import VAL_ACCURACY, Synthetic
 
 from ablate.command_lines import Commands
+from ablate.config import OBJECTIVE, measured
 from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder, collect
 from ablate.ledger import Ledger, TrialRecord
 from ablate.report.appendix import origin_lines, regret_text
@@ -53,10 +54,11 @@ def cell(accuracies, params=None, curve=None) -> tuple[Declaration, CellTrials]:
     ]  # fmt: skip
     declaration = Declaration(
         sweep="s", name="s", profile="small", question="", axes={"arm": ["plain"]}, cells=[declared],
-        trials_per_cell=len(tune), num_seeds=1, sampler="tpe", pruner="none", seed=0, report={}, tune=TUNE,
+        trials_per_cell=len(tune), num_seeds=1, sampler="tpe", pruner="none", seed=0,
+        report={"metric": "test_accuracy"}, tune=TUNE, metrics=measured({"num_classes": 10}), objective=OBJECTIVE,
         data={"num_classes": 10}, file="/home/alice/s.yaml", overrides=["budget.trials_per_cell=6", "seed=3"],
     )  # fmt: skip
-    return declaration, CellTrials(declared, tune, [])
+    return declaration, CellTrials(declared, tune, [], objective=VAL_ACCURACY)
 
 
 CALM = [0.9, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -258,9 +260,16 @@ def test_runner_up_audit_and_origin_stand_in_the_report(tmp_path):
     assert "It never makes the entry" in html
     assert origin_lines(cells) == []
     mixed = [dataclasses.replace(r, provenance={"git_sha": "abc"}) for r in [record(1, 0.5)]]
-    both = [CellTrials(cells[0].cell, [(cells[0].tune[0][0], r) for r in [*mixed, cells[0].tune[0][1]]], [])]
+    both = [
+        CellTrials(
+            cells[0].cell,
+            [(cells[0].tune[0][0], r) for r in [*mixed, cells[0].tune[0][1]]],
+            [],
+            objective=cells[0].objective,
+        )
+    ]
     assert origin_lines(both)[0] == "The trials are from 2 commits: 1 from abc and 1 from 946241c."
     clean, changed = ({"git_sha": "946241c", "git_dirty": dirty} for dirty in ("no", "yes"))
     two = [dataclasses.replace(r, provenance=p) for r, p in zip([record(1, 0.5)] * 2, (clean, changed), strict=True)]
-    both = [CellTrials(cells[0].cell, [(cells[0].tune[0][0], r) for r in two], [])]
+    both = [CellTrials(cells[0].cell, [(cells[0].tune[0][0], r) for r in two], [], objective=cells[0].objective)]
     assert origin_lines(both)[0] == "The trials are from 2 commits: 1 from 946241c and 1 from 946241c with changes."

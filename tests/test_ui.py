@@ -13,6 +13,7 @@ import urllib.request
 
 import pytest
 
+from ablate.config import OBJECTIVE, measured
 from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
 from ablate.errors import UsageError
 from ablate.ledger import TrialRecord
@@ -60,9 +61,11 @@ def store(tmp_path_factory):
         sampler="random",
         pruner="none",
         seed=0,
-        report={},
+        report={"metric": "test_accuracy"},
         tune={},
         data={"num_classes": 10},
+        metrics=measured({"num_classes": 10}),
+        objective=OBJECTIVE,
     )
     folder = out / "report"
     folder.mkdir()
@@ -71,7 +74,7 @@ def store(tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         mirror = Mirror(out, declaration, "name: depth\n")
         mirror.finished(cell, proposal, record)
-        mirror.summary(folder, [CellTrials(cell, [(proposal, record)], [])])
+        mirror.summary(folder, [CellTrials(cell, [(proposal, record)], [], objective=declaration.tuned_metric)])
         assert mirror.close(60) == 0
     return out
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ from ablate.provenance import commit_text
 from ablate.report.effects import effects
 from ablate.report.entries import Entry, finished
 from ablate.report.entries import entry as measured
-from ablate.report.text import entry_text, listed, percent, signed
+from ablate.report.text import entry_text, listed
 
 COVERS = "They cover neither the choice of the test sample nor the luck of tuning."
 
@@ -52,11 +54,13 @@ def regret_text(cells: list[CellTrials]) -> str:
     audited = [(trials, record) for trials in cells for record in _audited(trials)]
     if not audited:
         return ""
-    better = [record for trials, record in audited if _value(record) > _best(trials)]
+    better = [record for trials, record in audited if _gain(trials, record) > 0]
     rest = ""
     if better:
-        worst = max(_value(record) - _best(trials) for trials, record in audited)
-        rest = f", by at most {100 * worst:.1f} points of validation accuracy"
+        gains = [gain for gain in (_gain(trials, record) for trials, record in audited) if math.isfinite(gain)]
+        metric = audited[0][0].objective
+        amount = f"{metric.signed(max(gains)).removeprefix('+')}{metric.points}" if gains else ""
+        rest = f", by at most {amount} of {metric.label.lower()}" if gains else ""
     return (
         f"Audit of the pruner: of {len(audited)} stopped trials that were run to their end after tuning, "
         f"{len(better)} would have beaten the winner of their cell{rest}. The rank regret of a cell is how many did: "
@@ -69,19 +73,21 @@ def _effects(declaration: Declaration, entries: list[Entry]) -> Section | None:
     if not found:
         return None
     axes = list(found[0].others)
-    rows = [[*axes, "component", "effect (points)", "95% interval", "contrasts", "n"]]
+    metric = declaration.metric
+    unit = f" ({metric.points.strip()})" if metric.points else ""
+    rows = [[*axes, "component", f"effect{unit}", "95% interval", "contrasts", "n"]]
     for effect in found:
         low, high = effect.low, effect.high
-        interval = "–" if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
-        rows.append([*effect.others.values(), effect.name, signed(effect.mean), interval,
+        interval = "–" if low is None or high is None else f"[{metric.signed(low)}, {metric.signed(high)}]"
+        rows.append([*effect.others.values(), effect.name, metric.signed(effect.mean), interval,
                      str(effect.num_contrasts), str(effect.n)])  # fmt: skip
     return Section(
         "effects",
         "Main effects and interactions of the components",
         rows,
-        "An effect is the mean difference in accuracy with and without the component, over the settings of the others "
-        "that were run (contrasts); an interaction (×) is how much one component's effect changes when the other is "
-        f"switched on. t intervals over shared seeds, each read on its own. {COVERS}",
+        f"An effect is the mean difference in {metric.label.lower()} with and without the component, over the settings "
+        "of the others that were run (contrasts); an interaction (×) is how much one component's effect changes when "
+        f"the other is switched on. t intervals over shared seeds, each read on its own. {COVERS}",
     )
 
 
@@ -89,7 +95,7 @@ def _runner_ups(declaration: Declaration, entries: list[Entry]) -> Section | Non
     rows = [[", ".join(declaration.axes), "winner", "runner-up"]]
     for entry in entries:
         confirmed = [(p, r) for p, r in entry.trials.extra if p.phase == "runner_up"]
-        second = measured(declaration, CellTrials(entry.trials.cell, entry.trials.tune, confirmed))
+        second = measured(declaration, dataclasses.replace(entry.trials, confirm=confirmed))
         if second.estimate.n and entry.estimate.n:
             rows.append([", ".join(entry.levels.values()), entry_text(entry), entry_text(second)])
     if len(rows) == 1:
@@ -104,10 +110,12 @@ def _audit(cells: list[CellTrials]) -> Section | None:
     for trials in cells:
         records = _audited(trials)
         if records:
-            best = max(map(_value, records))
-            better = sum(_value(record) > _best(trials) for record in records)
-            rows.append([", ".join(trials.cell.levels.values()), str(len(trials.stopped())), str(len(records)),
-                         str(better), percent(_best(trials)), percent(best)])  # fmt: skip
+            values = [value for value in (_value(trials, record) for record in records) if value is not None]
+            best = trials.objective.top(values) if values else None
+            better = sum(_gain(trials, record) > 0 for record in records)
+            numbers = [_text(trials, number) for number in (_winning(trials), best)]
+            row = [", ".join(trials.cell.levels.values()), str(len(trials.stopped())), str(len(records)), str(better)]
+            rows.append([*row, *numbers])
     return Section("audit", "Audit of the pruner", rows, regret_text(cells)) if len(rows) > 1 else None
 
 
@@ -115,11 +123,23 @@ def _audited(trials: CellTrials) -> list[TrialRecord]:
     return [r for p, r in trials.extra if p.phase == "audit" and r is not None and trials.winner() is not None]
 
 
-def _value(record: TrialRecord) -> float:
-    """Validation accuracy after the last epoch; a diverged trial has none and ranks last."""
-    return record.metrics.get("val_accuracy", 0.0) if record.state == "complete" else 0.0
+def _value(trials: CellTrials, record: TrialRecord) -> float | None:
+    """The objective after the last step; a diverged trial has none and ranks last."""
+    return trials.value(record) if record.state == "complete" else None
 
 
-def _best(trials: CellTrials) -> float:
+def _winning(trials: CellTrials) -> float | None:
     winner = trials.winner()
-    return next((_value(record) for proposal, record in trials.tune if record and proposal is winner), 0.0)
+    return next((_value(trials, record) for proposal, record in trials.tune if record and proposal is winner), None)
+
+
+def _gain(trials: CellTrials, record: TrialRecord) -> float:
+    """Return how much better a trial is than the winner of its cell; infinite where only one of them has a number."""
+    own, best = _value(trials, record), _winning(trials)
+    if own is None:
+        return -math.inf
+    return math.inf if best is None else trials.objective.sign * (own - best)
+
+
+def _text(trials: CellTrials, value: float | None) -> str:
+    return "–" if value is None else trials.objective.text(value)

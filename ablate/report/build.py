@@ -16,16 +16,17 @@ from ablate.command_lines import Commands
 from ablate.declaration import CellTrials, Declaration, SweepFolder, collect
 from ablate.errors import UsageError
 from ablate.ledger import Ledger
+from ablate.metrics import label
 from ablate.places import Place
 from ablate.processes import map_in_two
 from ablate.report import curves, drawing, figures, importance, latex, sufficiency, tables, tidy, tuning
 from ablate.report.claims import ClaimResult, claim_results, claims_text
 from ablate.report.combine import combine, laid_out_as
-from ablate.report.entries import check_metric, entries, finished, label
+from ablate.report.entries import check_metric, entries, finished
 from ablate.report.grid import Grid, grid
 from ablate.report.heatmaps import heat_maps
 from ablate.report.links import Links, link_server, read_links
-from ablate.report.notices import chance_notices, notices
+from ablate.report.notices import floor_notices, notices
 from ablate.report.page import Picture, page
 from ablate.report.verdicts import judged
 from ablate.storage import write_atomically
@@ -138,7 +139,7 @@ def build_report(
 
 
 def _markdown(declaration: Declaration, laid_out: Grid, claims: list[ClaimResult], commands: Commands) -> str:
-    warnings = chance_notices(declaration, laid_out)
+    warnings = floor_notices(declaration, laid_out)
     return tables.markdown(declaration, laid_out, warnings, claims_text(claims) if claims else None, commands)
 
 
@@ -187,33 +188,34 @@ def _documents(
 ) -> Iterator[tuple[str, dict[str, tuple[str, Figure]]]]:
     """Make one after the other what becomes a PDF: its name and its figures, as {name: (title, figure)}."""
     over = laid_out.row_axes[-1] if laid_out.row_axes else "cell"
-    accuracy = "accuracy_by_" + re.sub(r"\W+", "_", over)
+    metric, objective = declaration.metric, declaration.tuned_metric
+    by_row = re.sub(r"\W+", "_", f"{metric.quantity}_by_{over}")
     found: dict[str, tuple[str, Callable[[Declaration, Grid], Figure | None]]] = {
-        accuracy: (
+        by_row: (
             f"Means with 95% intervals by {over}; small marks are single seeds. Hollow marks are the seeds of a cell "
             "in which some trained and some collapsed: no mean is drawn for it",
-            figures.accuracy_by_row,
+            figures.metric_by_row,
         ),
         **{
             name: (
                 f"{label(curve)} after each epoch, one line a confirm seed; a cross marks divergence",
                 functools.partial(curves.learning_curves, curve=curve),
             )
-            for name, curve in (("learning_curves", "val_accuracy"), ("train_curves", "train_accuracy"))
+            for name, curve in (("learning_curves", objective.name), ("train_curves", f"train_{objective.quantity}"))
         },
         "degradation": (
-            "Training error beside test error after the last epoch, means over confirm seeds; small and hollow marks "
-            "are single seeds as above. A net that fails to train is bad at both",
+            f"Training {figures.loss_name(metric)} beside test {figures.loss_name(metric)} after the last epoch, means "
+            "over confirm seeds; small and hollow marks are single seeds as above. What fails to train is bad at both",
             figures.degradation,
         ),
         "expected_best": (
-            "Expected best validation accuracy against the number of tune trials, as if they had been drawn in random "
-            "order: a curve that still rises asks for more tuning",
+            f"Expected best {objective.label.lower()} against the number of tune trials, as if they had been drawn in "
+            "random order: a curve that is not flat yet asks for more tuning",
             tuning.expected_best_figure,
         ),
         "importance": (
-            "Importance of the tuned parameters for the validation accuracy, in cells with at least 20 complete tune "
-            "trials (PED-ANOVA); – where a parameter is not in every trial",
+            f"Importance of the tuned parameters for the {objective.label.lower()}, in cells with at least 20 complete "
+            "tune trials (PED-ANOVA); – where a parameter is not in every trial",
             importance.importance_figure,
         ),
         "slices": (
@@ -221,10 +223,10 @@ def _documents(
             importance.slices_figure,
         ),
         "cost": (
-            "Accuracy with its 95% interval against the device-hours of all trials of the cell, tuning included. The "
-            "marks grow from the first row of the table to the last; cells in which some seeds trained and some "
-            "collapsed are left out",
-            figures.cost_by_accuracy,
+            f"{metric.label} with its 95% interval against the device-hours of all trials of the cell, tuning "
+            "included. The marks grow from the first row of the table to the last; cells in which some seeds trained "
+            "and some collapsed are left out",
+            figures.metric_by_cost,
         ),
     }
     for name, (title, make) in found.items():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ablate.declaration import CellTrials, Declaration, DeclaredClaim
+from ablate.declaration import Declaration, DeclaredClaim
 from ablate.report.entries import Entry, entry
 from ablate.report.statistics import ALPHA, Estimate, PairedTest, holm, paired_difference, paired_test
 from ablate.report.text import difference_text, p_text
@@ -43,13 +44,15 @@ def claim_results(declaration: Declaration, entries: list[Entry]) -> list[ClaimR
         _measure(declaration, claim, entries, num) if num > claim.num_seeds else None
         for claim, num in zip(present, declared, strict=True)
     ]
-    words, later = _words(present, frozen), _words(present, extended)
+    words, later = _words(declaration, present, frozen), _words(declaration, present, extended)
     results = []
     for claim, measured, word, more, last in zip(present, frozen, words, extended, later, strict=True):
         text = ""
         if more is not None:
-            text = f"extended ({len(claim.looks)} looks): {last[0]}, {_reason(more, last[1])}"
-        results.append(ClaimResult(claim=claim, word=word[0], reason=_reason(measured, word[1]), extended=text))
+            text = f"extended ({len(claim.looks)} looks): {last[0]}, {_reason(declaration, more, last[1])}"
+        results.append(
+            ClaimResult(claim=claim, word=word[0], reason=_reason(declaration, measured, word[1]), extended=text)
+        )
     return results
 
 
@@ -86,16 +89,24 @@ class _Measured:
 def _measure(declaration: Declaration, claim: DeclaredClaim, entries: list[Entry], num_seeds: int) -> _Measured:
     found = [_side(declaration, claim, entries, level, num_seeds) for level in (claim.better, claim.worse)]
     sides = [side for side in found if side is not None]
-    num_paired = len(set(sides[0].by_seed) & set(sides[1].by_seed)) if len(sides) == 2 else 0
+    num_paired = len(_ended(sides[0]) & _ended(sides[1])) if len(sides) == 2 else 0
     if num_paired < num_seeds:
         return _Measured(None, None, f"{num_paired} of {num_seeds} paired seeds are finished")
     if num_seeds < 2:
         return _Measured(None, None, "one seed proves nothing: confirm.seeds must be at least 2")
+    if any(side.estimate.mean is None for side in sides):
+        return _Measured(None, None, "seeds diverged, which have no number")
     is_mixed = any(side.estimate.is_mixed for side in sides)
-    difference = paired_difference(sides[0].by_seed, sides[1].by_seed, is_mixed=is_mixed)
+    difference = paired_difference(sides[0].by_seed, sides[1].by_seed, declaration.metric, is_mixed=is_mixed)
     if is_mixed:
         return _Measured(difference, None, "seeds mix success and collapse")
-    return _Measured(difference, paired_test(difference.values, claim.margin), "")
+    gains = [declaration.metric.sign * value for value in difference.values]
+    return _Measured(difference, paired_test(gains, claim.margin), "")
+
+
+def _ended(side: Entry) -> set[int]:
+    """Return the confirm seeds that came to a result."""
+    return {record.seed for _, record in side.trials.confirm if record is not None and record.is_shared}
 
 
 def _side(
@@ -107,10 +118,12 @@ def _side(
     if whole is None:
         return None
     first = [pair for pair in whole.trials.confirm if pair[0].number < num_seeds]
-    return entry(declaration, CellTrials(whole.trials.cell, whole.trials.tune, first))
+    return entry(declaration, dataclasses.replace(whole.trials, confirm=first, extra=[]))
 
 
-def _words(claims: list[DeclaredClaim], found: Sequence[_Measured | None]) -> list[tuple[str, float | None]]:
+def _words(
+    declaration: Declaration, claims: list[DeclaredClaim], found: Sequence[_Measured | None]
+) -> list[tuple[str, float | None]]:
     """Return each claim's word and adjusted p."""
     tested = [index for index, each in enumerate(found) if each is not None and each.test is not None]
     # A claim that cannot be tested yet counts as a test all the same: the correction must not grow later.
@@ -123,13 +136,14 @@ def _words(claims: list[DeclaredClaim], found: Sequence[_Measured | None]) -> li
         elif not adjusted[index] <= ALPHA:
             words.append(("undecided", adjusted[index]))
         else:
-            words.append(("supported" if each.difference.mean > claim.margin else "refuted", adjusted[index]))
+            is_met = declaration.metric.sign * each.difference.mean > claim.margin
+            words.append(("supported" if is_met else "refuted", adjusted[index]))
     return words
 
 
-def _reason(found: _Measured, p: float | None) -> str:
+def _reason(declaration: Declaration, found: _Measured, p: float | None) -> str:
     if found.problem:
         return found.problem
     num_seeds = found.difference.n if found.difference else 0
     tested = f"{p_text(p)} after Holm" if p is not None else "not tested"
-    return f"difference {difference_text(found.difference)} over {num_seeds} seeds, {tested}"
+    return f"difference {difference_text(found.difference, declaration.metric)} over {num_seeds} seeds, {tested}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ablate.command_lines import Commands
 from ablate.declaration import CellTrials, Declaration
 from ablate.errors import UsageError, choices_text
+from ablate.metrics import Metric
 
 AXIS = "sweep"
 
@@ -27,10 +28,10 @@ class Combined(Declaration):
         """Return how many confirm seeds the sweep of these levels gives a cell."""
         return next(part.num_seeds for part in self.parts if part.sweep == levels[AXIS])
 
-    def chance_of(self, levels: Mapping[str, str]) -> float:
-        """Return the chance accuracy of the sweep of these levels, in the metric of the table."""
+    def metric_of(self, levels: Mapping[str, str]) -> Metric:
+        """Return the metric of the table with the floor of the sweep of these levels."""
         part = next(part for part in self.parts if part.sweep == levels[AXIS])
-        return dataclasses.replace(part, report=self.report).chance_accuracy
+        return part.metric_named(self.metric.name)
 
     @property
     def num_trials(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,30 +11,31 @@ from matplotlib.figure import Figure
 
 from ablate.declaration import Declaration
 from ablate.ledger import TrialRecord
-from ablate.report.drawing import STYLE, cell_panels, draw_chance, draw_legend
+from ablate.metrics import Metric
+from ablate.report.drawing import STYLE, cell_panels, draw_floor, draw_legend
 from ablate.report.drawing import style as style_of
-from ablate.report.entries import label
 from ablate.report.grid import Grid, Levels
 
 MAX_POINTS = 60
 """More points of one curve cannot be told apart in a panel three inches wide."""
 
 
-def learning_curves(declaration: Declaration, grid: Grid, curve: str = "val_accuracy") -> Figure | None:
-    """Draw an accuracy after each epoch, a panel for each cell (in large tables for each row), all confirm seeds.
+def learning_curves(declaration: Declaration, grid: Grid, curve: str) -> Figure | None:
+    """Draw a metric after each epoch, a panel for each cell (in large tables for each row), all confirm seeds.
 
     A cross marks where a seed diverged. Returns None if no confirm trial recorded the curve.
     """
     if not any(_curves(grid, row, column, curve) for row in grid.rows for column in grid.columns):
         return None
+    metric = dataclasses.replace(declaration.tuned_metric, name=curve)
     with matplotlib.rc_context(STYLE):
-        figure, found = cell_panels(grid, "epoch", f"{label(curve)} (%)")
+        figure, found = cell_panels(grid, "epoch", metric.axis)
         for (row, column), axes in found.items():
-            _draw_curves(axes, _curves(grid, row, column, curve), curve, column, grid.columns.index(column))
+            _draw_curves(axes, _curves(grid, row, column, curve), metric, column, grid.columns.index(column))
         panels = list(dict.fromkeys(found.values()))
         for axes in panels:
-            draw_chance(axes, declaration)
-        draw_legend(figure, *panels)
+            draw_floor(axes, declaration)
+        draw_legend(figure, *panels, last=metric.floor_name)
     return figure
 
 
@@ -50,17 +52,17 @@ def _curves(grid: Grid, row: Levels, column: str, curve: str) -> list[TrialRecor
     return [record for record in records if record.curves.get(curve)]
 
 
-def _draw_curves(axes: Any, records: list[TrialRecord], curve: str, column: str, number: int) -> None:
+def _draw_curves(axes: Any, records: list[TrialRecord], metric: Metric, column: str, number: int) -> None:
     look = style_of(number)
     x: list[float] = []
     y: list[float] = []
     for record in records:
-        values = record.curves[curve]
+        values = [metric.scale * value for value in record.curves[metric.name]]
         epochs = decimated(len(values))
         # One line with gaps: matplotlib's time goes by artists, not by points.
         x += [*epochs, math.nan]
-        y += [*(100 * values[epoch - 1] for epoch in epochs), math.nan]
+        y += [*(values[epoch - 1] for epoch in epochs), math.nan]
         if record.state == "diverged":
-            axes.plot(len(values), 100 * values[-1], "x", color=look["color"], markersize=7, markeredgewidth=1.8)
+            axes.plot(len(values), values[-1], "x", color=look["color"], markersize=7, markeredgewidth=1.8)
     if x:
         axes.plot(x, y, color=look["color"], linestyle=look["linestyle"], linewidth=0.9, label=column)

@@ -144,20 +144,21 @@ def set_levels(axes: Any, positions: list[float], labels: list[str]) -> None:
     axes.set_xticks(positions, labels, rotation=90 if sum(len(label) + 1 for label in labels) > 11 * inches else 0)
 
 
-def draw_chance(axes: Any, declaration: Declaration) -> None:
-    """Draw the accuracy of the best constant answer as a line; sweeps on different data have one each."""
-    for chance in declaration.chances:
-        axes.axhline(100 * chance, color="#777777", linestyle=":", linewidth=1.1, label="chance")
+def draw_floor(axes: Any, declaration: Declaration) -> None:
+    """Draw what a useless trial scores as a line; sweeps on different data have one each."""
+    metric = declaration.metric
+    for floor in declaration.floors:
+        axes.axhline(metric.scale * floor, color="#777777", linestyle=":", linewidth=1.1, label=metric.floor_name)
 
 
-def draw_legend(figure: Figure, *panels: Any) -> None:
-    """Draw one legend for all panels above them, chance last."""
+def draw_legend(figure: Figure, *panels: Any, last: str = "") -> None:
+    """Draw one legend for all panels above them, the name `last` at its end."""
     named: dict[str, Any] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             named.setdefault(name, handle)
-    if "chance" in named:
-        named["chance"] = named.pop("chance")
+    if last in named:
+        named[last] = named.pop(last)
     place_legend(figure, named, "outside upper left")
 
 

@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from ablate.declaration import CellTrials, Declaration
 from ablate.errors import UsageError, choices_text
 from ablate.ledger import TrialRecord
-from ablate.report.statistics import Estimate, estimate, near_chance, paired_difference
-
-LONG = {"val": "validation", "train": "training"}
+from ablate.metrics import Metric
+from ablate.report.statistics import Estimate, estimate, paired_difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """What one cell measured.
 
-    `by_seed` has the accuracy of each finished confirm seed, at chance if it diverged. `num_waiting` counts the
-    confirm trials that are neither finished nor failed. `difference` is to the baseline with the same other
-    levels, over shared seeds; None for the baseline itself and while either is not settled. `mark` stands
-    behind the entry in the table, for the `doubts` about its tuning.
+    `by_seed` has the number of each finished confirm seed in `metric`, at its floor if it diverged; without a floor a
+    diverged seed has none. `num_waiting` counts the confirm trials that are neither finished nor failed. `difference`
+    is to the baseline with the same other levels, over shared seeds; None for the baseline itself and while either is
+    not settled. `mark` stands behind the entry in the table, for the `doubts` about its tuning.
     """
 
     trials: CellTrials
@@ -29,6 +28,7 @@ class Entry:
     estimate: Estimate
     num_seeds: int
     num_failed: int
+    metric: Metric
     difference: Estimate | None = None
     mark: str = ""
     doubts: tuple[str, ...] = ()
@@ -61,38 +61,30 @@ class Entry:
         """Whether the entry has a number that will not change by running the sweep on."""
         return self.num_waiting <= 0 and self.estimate.n > 0
 
-    def is_near_chance(self, chance: float) -> bool:
-        """Whether the mean is at chance or hardly above."""
-        return self.is_settled and self.estimate.mean is not None and self.estimate.mean <= near_chance(chance)
+    @property
+    def is_near_floor(self) -> bool:
+        """Whether the mean is at the metric's floor or hardly better."""
+        return self.is_settled and self.estimate.mean is not None and self.metric.has_collapsed(self.estimate.mean)
 
-    def includes_chance(self, chance: float) -> bool:
-        """Whether chance lies in the interval."""
-        low, high = self.estimate.low, self.estimate.high
-        return self.is_settled and low is not None and high is not None and low <= chance <= high
-
-
-def metric_label(declaration: Declaration) -> str:
-    """For example "Test accuracy"."""
-    return label(declaration.metric)
-
-
-def label(metric: str) -> str:
-    """Return a metric's or a curve's name in words, for example "Validation accuracy"."""
-    first, _, rest = metric.partition("_")
-    return f"{LONG.get(first, first)} {rest}".replace("_", " ").strip().capitalize()
+    @property
+    def includes_floor(self) -> bool:
+        """Whether the metric's floor lies in the interval."""
+        low, high, floor = self.estimate.low, self.estimate.high, self.metric.floor
+        return self.is_settled and None not in (low, high, floor) and low <= floor <= high  # type: ignore[operator]
 
 
 def check_metric(declaration: Declaration, cells: list[CellTrials]) -> None:
-    """Check that the table's metric is an accuracy that the confirm trials recorded.
+    """Check that the confirm trials recorded the table's metric.
 
     Raises:
         UsageError: It is not, although confirm trials are complete.
     """
     records = [record for cell in cells for _, record in cell.confirm if record and record.state == "complete"]
-    recorded = {name for record in records for name in record.metrics if "accuracy" in name}
-    metric = declaration.metric
-    if records and metric not in recorded:
-        raise UsageError(f"no confirm trial recorded an accuracy '{metric}'. {choices_text(metric, recorded)}")
+    recorded = {name for record in records for name in record.metrics}
+    known = {metric.name for metric in declaration.metrics} & recorded
+    metric = declaration.report["metric"]
+    if records and metric not in known:
+        raise UsageError(f"no confirm trial recorded a metric '{metric}'. {choices_text(metric, known)}")
 
 
 def entries(declaration: Declaration, cells: list[CellTrials]) -> list[Entry]:
@@ -119,22 +111,23 @@ def finished(cells: list[CellTrials]) -> list[TrialRecord]:
 
 def entry(declaration: Declaration, cell: CellTrials) -> Entry:
     """Return what one cell measured, without its difference to the baseline."""
-    chance, metric = declaration.chance_of(cell.cell.levels), declaration.metric
+    metric = declaration.metric_of(cell.cell.levels)
     records = [record for _, record in cell.confirm if record is not None]
     by_seed = {}
     for record in records:
-        if record.state == "diverged":
-            by_seed[record.seed] = chance
-        elif record.state == "complete" and metric in record.metrics:
-            by_seed[record.seed] = record.metrics[metric]
+        if record.state == "diverged" and metric.floor is not None:
+            by_seed[record.seed] = metric.floor
+        elif record.state == "complete" and metric.name in record.metrics:
+            by_seed[record.seed] = record.metrics[metric.name]
     diverged = {record.seed for record in records if record.state == "diverged"}
     survivors = [value for seed, value in by_seed.items() if seed not in diverged]
     return Entry(
         trials=cell,
         by_seed=by_seed,
-        estimate=estimate(survivors, len(diverged), chance),
+        estimate=estimate(survivors, len(diverged), metric),
         num_seeds=declaration.seeds_of(cell.cell.levels),
-        num_failed=sum(record.state == "failed" for record in records),
+        num_failed=sum(record.seed not in by_seed and record.seed not in diverged for record in records),
+        metric=metric,
     )
 
 
@@ -145,5 +138,8 @@ def _others(entry: Entry, columns: str) -> tuple[tuple[str, str], ...]:
 def _with_difference(entry: Entry, baseline: Entry | None) -> Entry:
     if baseline is None or baseline.trials is entry.trials or not entry.is_settled:
         return entry
+    if entry.estimate.mean is None or baseline.estimate.mean is None:  # A diverged seed has no number.
+        return entry
     is_mixed = entry.estimate.is_mixed or baseline.estimate.is_mixed
-    return dataclasses.replace(entry, difference=paired_difference(entry.by_seed, baseline.by_seed, is_mixed=is_mixed))
+    difference = paired_difference(entry.by_seed, baseline.by_seed, entry.metric, is_mixed=is_mixed)
+    return dataclasses.replace(entry, difference=difference)

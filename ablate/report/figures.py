@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from ablate.declaration import Declaration
-from ablate.report.drawing import STYLE, draw_chance, draw_legend, named_rows, panels, place_legend, set_levels
+from ablate.metrics import Metric
+from ablate.report.drawing import STYLE, draw_floor, draw_legend, named_rows, panels, place_legend, set_levels
 from ablate.report.drawing import style as style_of
-from ablate.report.entries import Entry, metric_label
+from ablate.report.entries import Entry
 from ablate.report.grid import Grid, Levels
-from ablate.report.text import chance_number
+from ablate.report.text import floor_text
 
 MARK_SIZES = (4.0, 10.0)
 """Of the first and the last row, in points, where the size tells the row."""
@@ -24,13 +25,14 @@ MAX_NARROW = 12
 """More rows need a figure as wide as the page."""
 MAX_RATIO = 12
 """Numbers that span more than this factor are not drawn to scale: levels evenly spaced, hours logarithmic."""
-CHANCE_IN_VIEW = 0.6
-"""If no seed is below this accuracy, the axis is cut off above chance, so that differences can be seen."""
+FLOOR_IN_VIEW = 0.55
+"""If all seeds came further than this part of the way from the floor to the best value, the axis is cut off above the
+floor, so that differences can be seen."""
 
 
-def accuracy_by_row(declaration: Declaration, grid: Grid) -> Figure:
+def metric_by_row(declaration: Declaration, grid: Grid) -> Figure:
     """Draw the table: means with intervals and single seeds over the row axis, a line for each column."""
-    lowest = min((value for entry in grid.entries for value in entry.estimate.values), default=0.0)
+    metric = declaration.metric
     groups = list(dict.fromkeys(row[:-1] for row in grid.rows))
     with matplotlib.rc_context(STYLE):
         is_wide = len(groups) == 1 and len(grid.rows) > MAX_NARROW
@@ -43,15 +45,28 @@ def accuracy_by_row(declaration: Declaration, grid: Grid) -> Figure:
             set_levels(axes, x, labels)
             axes.set_xlabel(grid.row_axes[-1] if grid.row_axes else "")
             axes.set_title(" · ".join(group), loc="left", fontsize=10)
-        found[0].set_ylabel(f"{metric_label(declaration)} (%)")
-        floor = min(axes.get_ylim()[0] for axes in found)
-        if lowest < CHANCE_IN_VIEW or 100 * declaration.chances[-1] >= floor:
+        found[0].set_ylabel(metric.axis)
+        if _is_floor_shown(declaration, grid, [axes.get_ylim() for axes in found]):
             for axes in found:
-                draw_chance(axes, declaration)
+                draw_floor(axes, declaration)
         else:
-            figure.supxlabel(f"chance ({chance_number(declaration)}) is below this range", fontsize=8)
-        draw_legend(figure, found[0])
+            text = f"{metric.floor_name} ({floor_text(declaration)}) is {'below' if metric.sign > 0 else 'above'}"
+            figure.supxlabel(f"{text} this range", fontsize=8)
+        draw_legend(figure, found[0], last=metric.floor_name)
     return figure
+
+
+def _is_floor_shown(declaration: Declaration, grid: Grid, shown: list[tuple[float, float]]) -> bool:
+    """Whether the floors are in the range that is shown, or some seed is near them."""
+    metric, floors = declaration.metric, declaration.floors
+    if not floors or metric.best is None:
+        return True
+    nearest = metric.top(floors)
+    ends = [high if metric.sign < 0 else low for low, high in shown]
+    if any(metric.sign * (metric.scale * nearest - end) >= 0 for end in ends):
+        return True
+    limit = nearest + FLOOR_IN_VIEW * (metric.best - nearest)
+    return any(not metric.is_better(value, limit) for entry in grid.entries for value in entry.estimate.values)
 
 
 def _positions(rows: list[Levels]) -> tuple[list[float], list[str]]:
@@ -77,13 +92,14 @@ def _draw_column(axes: Any, grid: Grid, rows: list[Levels], x: list[float], colu
         entry = grid.at.get((row, column))
         if entry is None or not entry.is_settled or entry.estimate.mean is None:
             continue
-        measured, mean = entry.estimate, 100 * entry.estimate.mean
-        seeds = [100 * value for value in measured.values]
+        measured, scale = entry.estimate, entry.metric.scale
+        mean = scale * entry.estimate.mean
+        seeds = [scale * value for value in measured.values]
         places.append(position + dodge)
         # A mean of success and collapse describes no seed: the line breaks, and the seeds stand alone.
         means.append(math.nan if measured.is_mixed else mean)
-        lows.append(mean - 100 * measured.low if measured.low is not None else 0.0)
-        highs.append(100 * measured.high - mean if measured.high is not None else 0.0)
+        lows.append(mean - scale * measured.low if measured.low is not None else 0.0)
+        highs.append(scale * measured.high - mean if measured.high is not None else 0.0)
         axes.plot([position + dodge] * len(seeds), seeds, **_seed_marks(style, is_mixed=measured.is_mixed))
     axes.errorbar(
         places, means, yerr=[lows, highs], label=column, capsize=3, elinewidth=1.2, linewidth=1.5, markersize=5.5,
@@ -92,13 +108,14 @@ def _draw_column(axes: Any, grid: Grid, rows: list[Levels], x: list[float], colu
 
 
 def degradation(declaration: Declaration, grid: Grid) -> Figure | None:
-    """Draw training error beside the table's error: a net that cannot be trained is bad at both.
+    """Draw the loss on training data beside that of the table: what cannot be trained is bad at both.
 
-    Means over confirm seeds with the seeds as small marks; a diverged seed counts as chance. None if no confirm
-    trial recorded its training accuracy, or the row axis has one level only.
+    Means over confirm seeds with the seeds as small marks; a diverged seed counts as the floor. None if no confirm
+    trial recorded the metric on training data, or the row axis has one level only.
     """
+    metric = declaration.metric
     levels = {row[-1] for row in grid.rows if row}
-    if len(levels) < 2 or not any(_train_errors(entry, declaration) for entry in grid.entries):
+    if len(levels) < 2 or not any(map(_train_losses, grid.entries)):
         return None
     groups = list(dict.fromkeys(row[:-1] for row in grid.rows))
     with matplotlib.rc_context(STYLE):
@@ -107,15 +124,24 @@ def degradation(declaration: Declaration, grid: Grid) -> Figure | None:
         for index, group in enumerate(groups):
             rows = [row for row in grid.rows if row[:-1] == group]
             for axes, kind in zip(found[2 * index : 2 * index + 2], ("training", "test"), strict=True):
-                _draw_errors(axes, declaration, grid, rows, kind)
-                axes.set_title(" · ".join([*group, f"{kind} error"]), loc="left", fontsize=10)
+                _draw_losses(axes, grid, rows, kind)
+                axes.set_title(" · ".join([*group, f"{kind} {loss_name(metric)}"]), loc="left", fontsize=10)
                 axes.set_xlabel(grid.row_axes[-1])
-        found[0].set_ylabel("error (%)")
+        found[0].set_ylabel(f"{loss_name(metric)} (%)" if metric.unit == "percent" else loss_name(metric))
         draw_legend(figure, *found)
     return figure
 
 
-def cost_by_accuracy(declaration: Declaration, grid: Grid) -> Figure | None:
+def loss_name(metric: Metric) -> str:
+    """Return what is drawn of a metric where less is better: "error" where it has a best value, else its own name."""
+    return "error" if metric.direction == "max" and metric.high is not None else metric.quantity
+
+
+def _loss(metric: Metric, value: float) -> float:
+    return metric.high - value if metric.direction == "max" and metric.high is not None else value
+
+
+def metric_by_cost(declaration: Declaration, grid: Grid) -> Figure | None:
     """Draw what each cell measured against the device-hours of all its trials; None where nothing was timed.
 
     A line joins the cells of a column, whose marks grow from the first row to the last. Cells that mix success and
@@ -131,7 +157,7 @@ def cost_by_accuracy(declaration: Declaration, grid: Grid) -> Figure | None:
             look = style_of(number) | {"markeredgecolor": "white", "markeredgewidth": 0.4}
             shown = [(row, timed[row, column]) for row in grid.rows if (row, column) in timed]
             hours = [entry.device_hours for _, entry in shown]
-            means = [math.nan if entry.estimate.is_mixed else 100 * (entry.estimate.mean or 0.0) for _, entry in shown]
+            means = [math.nan if entry.estimate.is_mixed else _scaled_mean(entry) for _, entry in shown]
             axes.plot(hours, means, linewidth=0.8, alpha=0.6, **look | {"marker": "none"})
             axes.plot([], [], label=column, markersize=5.5, **look)
             # One artist for all bars and one for all marks: matplotlib's time goes by artists.
@@ -143,7 +169,7 @@ def cost_by_accuracy(declaration: Declaration, grid: Grid) -> Figure | None:
             marks = {"marker": look["marker"], "color": look["color"], "edgecolors": "white", "linewidths": 0.4}
             axes.scatter(hours, means, areas, zorder=2.5, **marks)
         _scale_hours(axes, [entry.device_hours for entry in timed.values()])
-        axes.set_ylabel(f"{metric_label(declaration)} (%)")
+        axes.set_ylabel(declaration.metric.axis)
         draw_legend(figure, axes)
         if len(grid.rows) > 1:
             named = named_rows(grid.rows)
@@ -153,9 +179,13 @@ def cost_by_accuracy(declaration: Declaration, grid: Grid) -> Figure | None:
 
 
 def _bar(entry: Entry, mean: float) -> tuple[float, float]:
-    """Return how far the interval of an entry reaches below and above its mean, in percentage points."""
-    low, high = entry.estimate.low, entry.estimate.high
-    return (mean - 100 * low, 100 * high - mean) if low is not None and high is not None else (0.0, 0.0)
+    """Return how far the interval of an entry reaches below and above its mean, as it is drawn."""
+    low, high, scale = entry.estimate.low, entry.estimate.high, entry.metric.scale
+    return (mean - scale * low, scale * high - mean) if low is not None and high is not None else (0.0, 0.0)
+
+
+def _scaled_mean(entry: Entry) -> float:
+    return math.nan if entry.estimate.mean is None else entry.metric.scale * entry.estimate.mean
 
 
 def _scale_hours(axes: Any, hours: list[float]) -> None:
@@ -168,36 +198,35 @@ def _scale_hours(axes: Any, hours: list[float]) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
 
 
-def _train_errors(entry: Entry, declaration: Declaration) -> list[float]:
-    errors = []
+def _train_losses(entry: Entry) -> list[float]:
+    """Return the loss of each confirm seed on training data, a diverged one at the floor if there is one."""
+    metric, name, losses = entry.metric, f"train_{entry.metric.quantity}", []
     for _, record in entry.trials.confirm:
         if record is None or record.state == "failed":
             continue
         if record.state == "diverged":
-            errors.append(1 - declaration.chance_of(entry.levels))
+            losses += [] if metric.floor is None else [_loss(metric, metric.floor)]
         else:
-            metrics = record.metrics
-            last = [metrics["train_accuracy"]] if "train_accuracy" in metrics else []
-            errors += [1 - value for value in last or record.curves.get("train_accuracy", [])[-1:]]
-    return errors
+            last = [record.metrics[name]] if name in record.metrics else []
+            losses += [_loss(metric, value) for value in last or record.curves.get(name, [])[-1:]]
+    return losses
 
 
-def _draw_errors(axes: Any, declaration: Declaration, grid: Grid, rows: list[Levels], kind: str) -> None:
+def _draw_losses(axes: Any, grid: Grid, rows: list[Levels], kind: str) -> None:
     x, labels = _positions(rows)
     for number, column in enumerate(grid.columns):
         look = style_of(number)
         means = []
         for position, row in zip(x, rows, strict=True):
             entry = grid.at.get((row, column))
-            is_mixed = entry is not None and entry.estimate.is_mixed
             if entry is None or not entry.is_settled:
-                errors = []
-            else:
-                test_errors = [1 - value for value in entry.estimate.values]
-                errors = _train_errors(entry, declaration) if kind == "training" else test_errors
-            means.append(100 * math.fsum(errors) / len(errors) if errors and not is_mixed else math.nan)
-            seeds = _seed_marks(look, is_mixed=is_mixed)
-            axes.plot([position] * len(errors), [100 * error for error in errors], **seeds)
+                means.append(math.nan)
+                continue
+            shown = [_loss(entry.metric, value) for value in entry.estimate.values]
+            losses = [entry.metric.scale * loss for loss in (_train_losses(entry) if kind == "training" else shown)]
+            is_mixed = entry.estimate.is_mixed
+            means.append(math.fsum(losses) / len(losses) if losses and not is_mixed else math.nan)
+            axes.plot([position] * len(losses), losses, **_seed_marks(look, is_mixed=is_mixed))
         axes.plot(x, means, label=column, markersize=5, linewidth=1.4, **look)
     set_levels(axes, x, labels)
 

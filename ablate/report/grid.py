@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ablate.declaration import Declaration
-from ablate.report.entries import Entry, metric_label
+from ablate.report.entries import Entry
 
 if TYPE_CHECKING:
     from ablate.report.verdicts import Verdict
@@ -68,14 +68,14 @@ def grid(declaration: Declaration, entries: list[Entry]) -> Grid:
     row_axes = (*others, rows_axis) if rows_axis else tuple(others)
     at = {}
     for entry in entries:
-        column = entry.levels[columns_axis] if columns_axis else metric_label(declaration)
+        column = entry.levels[columns_axis] if columns_axis else declaration.metric.label
         at[tuple(entry.levels[axis] for axis in row_axes), column] = entry
     present = {row for row, _ in at}
     return Grid(
         row_axes=row_axes,
         rows=[row for row in itertools.product(*(declaration.axes[axis] for axis in row_axes)) if row in present],
         column_axis=columns_axis,
-        columns=list(declaration.axes[columns_axis]) if columns_axis else [metric_label(declaration)],
+        columns=list(declaration.axes[columns_axis]) if columns_axis else [declaration.metric.label],
         baseline=declaration.report.get("baseline") if columns_axis else None,
         at=at,
     )

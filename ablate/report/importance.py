@@ -15,6 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ablate.declaration import Declaration
+from ablate.metrics import Metric
 from ablate.report.drawing import STYLE, named_rows, panels, place_legend
 from ablate.report.entries import Entry
 from ablate.report.grid import Grid, Levels
@@ -44,7 +45,7 @@ def importances(entry: Entry, on_log: Collection[str] = ()) -> dict[str, float]:
     }
     if not spaces:
         return {}
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction="maximize" if entry.trials.objective.direction == "max" else "minimize")
     for index, (_, value) in enumerate(trials):
         params = {name: columns[name][index] for name in spaces}
         study.add_trial(optuna.create_trial(params=params, distributions=spaces, value=value))
@@ -97,21 +98,25 @@ def slices_figure(declaration: Declaration, grid: Grid) -> Figure | None:
             for index, row in enumerate(rows):
                 if (row, column) in chosen:
                     colour = colours(DARKER * index / max(1, len(rows) - 1))
-                    _draw_slice(axes, _complete(chosen[row, column]), name, colour, grid.phrase(row))
+                    trials = _complete(chosen[row, column])
+                    _draw_slice(axes, trials, declaration.tuned_metric, name, colour, grid.phrase(row))
             axes.set_title(column, loc="left", fontsize=9)
             axes.set_xlabel(name)
             if name in _on_log(declaration):
                 axes.set_xscale("log")
                 axes.minorticks_off()  # They take as long as the trials.
-        found[0].set_ylabel("validation accuracy (%)")
+        axis = declaration.tuned_metric.axis
+        found[0].set_ylabel(axis[0].lower() + axis[1:])
         handles = dict(zip(*reversed(found[0].get_legend_handles_labels()), strict=True))
         named = {name: handles[name] for name in map(grid.phrase, named_rows(rows)) if name in handles}
         place_legend(figure, named, "outside upper left")
     return figure
 
 
-def _draw_slice(axes: Any, trials: list[tuple[dict[str, Any], float]], name: str, colour: Any, label: str) -> None:
-    points = [(_plain(settings[name]), 100 * value) for settings, value in trials if name in settings]
+def _draw_slice(
+    axes: Any, trials: list[tuple[dict[str, Any], float]], metric: Metric, name: str, colour: Any, label: str
+) -> None:
+    points = [(_plain(settings[name]), metric.scale * value) for settings, value in trials if name in settings]
     if not points:
         return
     x = [value for value, _ in points]
@@ -132,10 +137,11 @@ def _on_log(declaration: Declaration) -> set[str]:
 
 
 def _complete(entry: Entry) -> list[tuple[dict[str, Any], float]]:
+    trials = entry.trials
     return [
-        (record.settings, record.metrics["val_accuracy"])
-        for _, record in entry.trials.tune
-        if record is not None and record.state == "complete" and "val_accuracy" in record.metrics
+        (record.settings, trials.value(record))
+        for _, record in trials.tune
+        if record is not None and record.state == "complete"
     ]
 
 

@@ -43,7 +43,7 @@ def latex(declaration: Declaration, grid: Grid) -> str:
     lines = [r"% \usepackage{booktabs,graphicx}", *_table(entries_text(grid), note, label)]
     differences = differences_text(grid)
     if differences:
-        note = f"{difference_caption(grid)}. {difference_notes(declaration, grid)}"
+        note = f"{difference_caption(declaration, grid)}. {difference_notes(declaration, grid)}"
         lines += ["", *_table(differences, note, f"{label}-differences")]
     return "\n".join([*lines, ""])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Container
 
@@ -9,38 +10,36 @@ from ablate.command_lines import Commands
 from ablate.declaration import CellTrials, Declaration, DeclaredCell, data_notices, tie_notices
 from ablate.redaction import redact
 from ablate.report.combine import Combined, unlike
-from ablate.report.entries import finished, tune_counts
+from ablate.report.entries import Entry, finished, tune_counts
 from ablate.report.grid import Grid, Levels
-from ablate.report.text import chance_number, entry_text, listed, percent, shared_n, signed
+from ablate.report.text import entry_text, floor_text, listed, shared_n
 
 UNDEFINED = "cannot be tested"
 
 
-def chance_notices(declaration: Declaration, grid: Grid) -> list[str]:
-    """Return at most one paragraph, naming the entries that are near chance or whose interval includes it."""
+def floor_notices(declaration: Declaration, grid: Grid) -> list[str]:
+    """Return at most one paragraph: the entries that are near the metric's floor, or whose interval includes it."""
     near, wide = [], []
     for row, column in _places(grid):
         entry = grid.at[row, column]
-        chance = declaration.chance_of(entry.levels)
-        if entry.is_near_chance(chance):
-            near.append(f"{grid.place(row, column)} ({percent(entry.estimate.mean or 0.0)}%)")
-        elif entry.includes_chance(chance):
+        if entry.is_near_floor:
+            near.append(f"{grid.place(row, column)} ({entry.metric.with_unit(entry.estimate.mean or 0.0)})")
+        elif entry.includes_floor:
             wide.append(grid.place(row, column))
     sentences = []
+    floor, number = declaration.metric.floor_name, floor_text(declaration)
     if near:
         verb, pronoun = ("is", "it") if len(near) == 1 else ("are", "they")
-        sentences.append(
-            f"{listed(near)} {verb} near chance (chance is {chance_number(declaration)}): {pronoun} did not train."
-        )
+        sentences.append(f"{listed(near)} {verb} near {floor} ({floor} is {number}): {pronoun} did not train.")
     if wide:
-        sentences.append(f"The interval of {listed(wide)} includes chance ({chance_number(declaration)}).")
+        sentences.append(f"The interval of {listed(wide)} includes {floor} ({number}).")
     text = " ".join(sentences)
     return [text[0].upper() + text[1:] if text.startswith("the ") else text] if text else []
 
 
 def notices(declaration: Declaration, grid: Grid, cells: list[CellTrials], commands: Commands) -> list[str]:
     """Return all notices, the most important first."""
-    found = [*chance_notices(declaration, grid), *unlike(declaration), *_unfinished(declaration, grid, commands)]
+    found = [*floor_notices(declaration, grid), *unlike(declaration), *_unfinished(declaration, grid, commands)]
     found += [*_failed(declaration, cells), *_diverged(declaration, cells), *_few_images(declaration, cells)]
     return found + _unequal_tuning(declaration, grid)
 
@@ -62,7 +61,7 @@ def answer(declaration: Declaration, grid: Grid) -> str:
     winners = [f"{column} at {grid.phrase(row)}" if row else column for row, column in _places(grid, grid.best)]
     if winners:
         sentences.append(f"All others of the row are beaten by {listed(winners)}.")
-    return " ".join([*(sentence for sentence in sentences if sentence), *_highest(grid)])
+    return " ".join([*(sentence for sentence in sentences if sentence), *_best(declaration, grid)])
 
 
 def _arm_answer(grid: Grid, column: str) -> str:
@@ -73,7 +72,7 @@ def _arm_answer(grid: Grid, column: str) -> str:
         if entry is None or entry.difference is None or entry.difference.mean is None:
             continue
         verdict = grid.verdicts.get((row, column))
-        number = "" if verdict is None else f" ({signed(entry.difference.mean)})"
+        number = "" if verdict is None else f" ({entry.metric.signed(entry.difference.mean)})"
         groups[verdict.word if verdict else UNDEFINED].append(f"{grid.phrase(row) or 'all'}{number}")
     clauses = [f"{word} than {grid.baseline} at {listed(groups[word])}" for word in ("better", "worse") if groups[word]]
     if groups["not shown"]:
@@ -90,20 +89,26 @@ def _arm_answer(grid: Grid, column: str) -> str:
     )
 
 
-def _highest(grid: Grid) -> list[str]:
-    """Return a sentence for each column that has the highest mean somewhere; nothing is tested in it."""
+def _best(declaration: Declaration, grid: Grid) -> list[str]:
+    """Return a sentence for each column that has the best mean somewhere; nothing is tested in it."""
+    sign, extreme = declaration.metric.sign, "highest" if declaration.metric.direction == "max" else "lowest"
     found: dict[str, list[str]] = {}
     for row in grid.rows:
         settled = {c: grid.at[row, c] for c in grid.columns if (row, c) in grid.at and grid.at[row, c].is_settled}
         # A mean of success and collapse describes no seed; it stands only where nothing else does.
         steady = [column for column, entry in settled.items() if not entry.estimate.is_mixed] or list(settled)
         if steady:
-            best = max(steady, key=lambda column: settled[column].estimate.mean or 0.0)
+            best = max(steady, key=lambda column: _mean(settled[column], sign))
             found.setdefault(best, []).append(f"{grid.phrase(row) or 'all'}, {entry_text(settled[best])}")
     if len(grid.columns) == 1:
         return [f"{column} at {'; '.join(places)}." for column, places in found.items()]
     # A name is verbatim and begins no sentence.
-    return [f"The {grid.column_axis} {name} has the highest mean at {'; '.join(at)}." for name, at in found.items()]
+    return [f"The {grid.column_axis} {name} has the {extreme} mean at {'; '.join(at)}." for name, at in found.items()]
+
+
+def _mean(entry: Entry, sign: int) -> float:
+    """Return a mean, more of it better; one that there is not is the worst."""
+    return -math.inf if entry.estimate.mean is None else sign * entry.estimate.mean
 
 
 def _unfinished(declaration: Declaration, grid: Grid, commands: Commands) -> list[str]:
@@ -133,8 +138,10 @@ def _diverged(declaration: Declaration, cells: list[CellTrials]) -> list[str]:
         return []
     confirm = sum(record.phase == "confirm" for record in diverged)
     text = f"{len(diverged)} of {len(finished(cells))} trials diverged, {confirm} of them while confirming."
-    chance = chance_number(declaration)
-    return [f"{text} A diverged seed counts as chance ({chance}) in its entry." if confirm else text]
+    counted = f"counts as {declaration.metric.floor_name} ({floor_text(declaration)}) in its entry"
+    if not declaration.floors:
+        counted = "has no number, so its entry has no mean and no verdict"
+    return [f"{text} A diverged seed {counted}." if confirm else text]
 
 
 def _unequal_tuning(declaration: Declaration, grid: Grid) -> list[str]:

@@ -23,7 +23,7 @@ from ablate.report.grid import Grid
 from ablate.report.links import Links
 from ablate.report.published import NOTE, published_text
 from ablate.report.summary import best_settings
-from ablate.report.text import caption, chance_text, first_line, percent, value_text
+from ablate.report.text import caption, first_line, floor_text, value_text
 from ablate.report.tidy import provenance
 
 Rows = list[dict[str, Any]]
@@ -70,7 +70,7 @@ def page(
         table=Markup(tables.html_table(tables.entries_text(grid), grid, "entries", links)),
         note=tables.notes(declaration, grid),
         differences=Markup(tables.html_table(differences, grid, "differences")) if differences else None,
-        difference_caption=tables.difference_caption(grid),
+        difference_caption=tables.difference_caption(declaration, grid),
         difference_note=tables.difference_notes(declaration, grid),
         tests=Markup(tables.html_table(tests, grid, "tests")) if tests else None,
         tests_note=tables.tests_note(grid),
@@ -92,7 +92,8 @@ def page(
         appendix=appendix.sections(declaration, grid.entries),
         origins=[*appendix.origin_lines(cells), *filter(None, [appendix.regret_text(cells)])],
         command=declaration.command("sweep", commands),
-        chance=chance_text(declaration),
+        floor=floor_text(declaration) if declaration.floors else "",
+        objective=declaration.tuned_metric.label.lower() + (" %" if declaration.tuned_metric.unit == "percent" else ""),
         report_command=report_command(declaration, layout, commands),
         ui_command=commands.line("ui", *([] if isinstance(declaration, Combined) else [declaration.sweep])),
     )
@@ -127,7 +128,8 @@ def budget(entry: Entry) -> dict[str, Any]:
     records = [record for _, record in (*entry.trials.tune, *entry.trials.confirm) if record is not None]
     winner = entry.trials.winner()
     best = next((record for proposal, record in entry.trials.tune if record and proposal is winner), None)
-    accuracy = best.metrics.get("val_accuracy") if best else None
+    objective = entry.trials.objective
+    value = best.metrics.get(objective.name) if best else None
     settings = best_settings(entry.trials) or {}
     return {
         "cell": ", ".join(entry.levels.values()),
@@ -138,7 +140,7 @@ def budget(entry: Entry) -> dict[str, Any]:
         "num_confirm_epochs": sum(record.num_epochs for _, record in entry.trials.confirm if record is not None),
         "device_hours": sum(record.duration_s for record in records) / 3600,
         "num_parameters": max((record.num_parameters for record in records), default=0),
-        "accuracy": "–" if accuracy is None else percent(accuracy),
+        "objective": "–" if value is None else objective.text(value),
         "settings": [(name, value_text(value)) for name, value in settings.items()],
     }
 

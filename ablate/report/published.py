@@ -77,7 +77,7 @@ NOTE = (
 
 def published(declaration: Declaration, entry: Entry) -> Published | None:
     """Return the published figure of the same experiment; None where there is none, or the metric is another."""
-    if declaration.metric != "test_accuracy":
+    if declaration.metric.name != "test_accuracy":
         return None
     settings = entry.trials.cell.settings
     for figure in PUBLISHED:

@@ -8,22 +8,23 @@ Statist. 6 (1981). What they cover where seeds are not Gaussian is measured in d
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from ablate.metrics import Metric
+
 CONFIDENCE = 0.95
 ALPHA = 0.05
 MIN_BOOTSTRAP = 20
 """From this many seeds on the interval is a bootstrap; with fewer it covers too little."""
-COLLAPSED, TRAINED = 0.05, 0.2
-"""A seed at most the first above chance has collapsed, one more than the second above it has trained."""
-NARROW_CHANCE = 0.5
-"""Above this chance both shrink with the room that is left: 97% is no collapse where one answer is right in 95%."""
+ROUNDING = 1e-12
+"""Of the largest number, or of 1 where all are smaller: less is no difference."""
 MAX_EXACT = 13
 """Up to this many seeds all 2^n signs are tried; beyond it 9,999 at random."""
 
@@ -32,10 +33,11 @@ MAX_EXACT = 13
 class Estimate:
     """A mean over training seeds.
 
-    `values` are fractions in [0, 1] (differences: in [-1, 1]), one a seed; a diverged seed counts as chance.
-    `sd` is the sample standard deviation (n - 1), `low` and `high` the ends of the 95% interval. What is not
-    defined is None: all of them at n=0, `sd` and the interval at n=1, the interval if `is_mixed`: some seeds
-    trained and some diverged or stayed at chance. `num_collapsed` counts the latter without the diverged ones.
+    `values` has one a seed, in the metric's unit; a diverged seed counts as the metric's floor, and has none where
+    there is no floor. `n` counts the diverged seeds too. `sd` is the sample standard deviation (n - 1), `low` and
+    `high` the ends of the 95% interval. What is not defined is None: all of them at n=0 and where a seed has no value,
+    `sd` and the interval at n=1, the interval if `is_mixed`: some seeds trained and some diverged or stayed at the
+    floor. `num_collapsed` counts the latter without the diverged ones.
     """
 
     n: int
@@ -86,44 +88,41 @@ class PairedTest:
         return 2.0 ** (1 - n) if n <= MAX_EXACT else 2 / 10_000
 
 
-def estimate(values: Iterable[float], num_diverged: int, chance: float) -> Estimate:
-    """Return the mean accuracy with its 95% interval, clipped to [0, 1].
+def estimate(values: Iterable[float], num_diverged: int, metric: Metric) -> Estimate:
+    """Return the mean with its 95% interval, clipped to the metric's bounds.
 
     Args:
-        values: Accuracies in [0, 1] of the seeds that trained to the end.
-        num_diverged: How many further seeds diverged; each counts as `chance`.
-        chance: Accuracy of guessing, in [0, 1].
+        values: Of the seeds that trained to the end.
+        num_diverged: How many further seeds diverged; each counts as the metric's floor.
+        metric: What was measured. Without a floor a diverged seed has no value, and so the whole has no mean.
     """
     survivors = tuple(values)
-    num_collapsed = sum(value <= near_chance(chance) for value in survivors)
-    has_trained = any(value > _above(chance, TRAINED) for value in survivors)
-    is_mixed = bool(survivors and num_diverged) or bool(num_collapsed and has_trained)
-    everything = (*survivors, *[chance] * num_diverged)
-    return _summarise(everything, num_diverged, 0.0, is_mixed=is_mixed, num_collapsed=num_collapsed)
-
-
-def near_chance(chance: float) -> float:
-    """Return the accuracy up to which a seed has collapsed."""
-    return _above(chance, COLLAPSED)
-
-
-def _above(chance: float, distance: float) -> float:
-    return chance + distance * min(1.0, (1 - chance) / (1 - NARROW_CHANCE))
+    num_collapsed = sum(map(metric.has_collapsed, survivors))
+    is_mixed = bool(survivors and num_diverged) or bool(num_collapsed and any(map(metric.has_trained, survivors)))
+    if num_diverged and metric.floor is None:
+        return Estimate(
+            n=len(survivors) + num_diverged, mean=None, sd=None, low=None, high=None, num_diverged=num_diverged,
+            values=survivors, is_mixed=True,
+        )  # fmt: skip
+    everything = (*survivors, *[metric.floor or 0.0] * num_diverged)
+    clip = metric.clipped
+    return _summarise(everything, num_diverged, clip, is_mixed=is_mixed, num_collapsed=num_collapsed)
 
 
 def paired_difference(
-    values: Mapping[int, float], baseline_values: Mapping[int, float], *, is_mixed: bool = False
+    values: Mapping[int, float], baseline_values: Mapping[int, float], metric: Metric, *, is_mixed: bool = False
 ) -> Estimate:
-    """Return the mean difference to the baseline over the seeds that both have, clipped to [-1, 1].
+    """Return the mean difference to the baseline over the seeds that both have, clipped to what is possible.
 
     Args:
-        values: Accuracy of each seed, diverged ones at chance.
+        values: Of each seed, diverged ones at the metric's floor.
         baseline_values: The baseline's.
+        metric: What was measured.
         is_mixed: Whether either side mixes success and collapse; then there is no interval.
     """
     shared = [seed for seed in values if seed in baseline_values]
     differences = tuple(values[seed] - baseline_values[seed] for seed in shared)
-    return _summarise(differences, 0, -1.0, is_mixed=is_mixed)
+    return _summarise(differences, 0, functools.partial(metric.clipped, is_difference=True), is_mixed=is_mixed)
 
 
 def paired_test(differences: Sequence[float], margin: float = 0.0) -> PairedTest | None:
@@ -132,10 +131,11 @@ def paired_test(differences: Sequence[float], margin: float = 0.0) -> PairedTest
     if n < 2:
         return None
     shifted = np.asarray(differences, float) - margin
-    # Differences of accuracies are multiples of one image's share; what is smaller is rounding.
-    shifted[np.abs(shifted) < 1e-12] = 0.0
+    # What is smaller is rounding, as of differences that are multiples of one item's share.
+    rounding = _rounding(differences)
+    shifted[np.abs(shifted) < rounding] = 0.0
     mean, sd = float(shifted.mean()), float(shifted.std(ddof=1))
-    if np.ptp(shifted) < 1e-12:
+    if np.ptp(shifted) < rounding:
         return PairedTest(p=_permutation_p(shifted), effect=None, shifted=tuple(shifted.tolist()))
     p = 2 * float(stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n))))
     # The correction of two values would be 0, whatever they are.
@@ -150,6 +150,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     from statsmodels.stats.multitest import multipletests
 
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+def _rounding(values: Sequence[float]) -> float:
+    return ROUNDING * max(1.0, *map(abs, values))
 
 
 def t_half_width(sd: float, n: int) -> float:
@@ -180,20 +184,21 @@ def _bootstrap(values: tuple[float, ...]) -> tuple[float, float]:
 
 
 def _summarise(
-    values: tuple[float, ...], num_diverged: int, lowest: float, *, is_mixed: bool, num_collapsed: int = 0
-) -> Estimate:
+    values: tuple[float, ...], num_diverged: int, clip: Callable[[float], float], *, is_mixed: bool,
+    num_collapsed: int = 0,
+) -> Estimate:  # fmt: skip
     n = len(values)
     mean = math.fsum(values) / n if n else None
     sd = low = high = None
     if mean is not None and n > 1:
         # Equal values have no spread, whatever rounding makes of their mean.
-        is_constant = max(values) - min(values) < 1e-12
+        is_constant = max(values) - min(values) < _rounding(values)
         mean = values[0] if is_constant else mean
         sd = 0.0 if is_constant else math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
         if not is_mixed:
             half = t_half_width(sd, n)
             low, high = _bootstrap(values) if n >= MIN_BOOTSTRAP and sd else (mean - half, mean + half)
-            low, high = max(lowest, low), min(1.0, high)
+            low, high = clip(low), clip(high)
     return Estimate(
         n=n, mean=mean, sd=sd, low=low, high=high, num_diverged=num_diverged, values=values, is_mixed=is_mixed,
         num_collapsed=num_collapsed,

@@ -4,9 +4,11 @@ A doubt is a sign, not a proof. The thresholds are conventions of this project:
 
     edge        the winner lies in the outer EDGE of a range (of its logarithm where it is searched so), or on the
                 first or last value of a stepped one, and the parameter could go further
-    epochs      its validation accuracy rose by more than RISE between the last two fifths of training
+    epochs      its objective improved by more than RISE between the last two fifths of training
     divergence  more than half of the tune trials diverged, or the winner did
-    trials      the last third of the tune trials raised the best validation accuracy by more than RISE
+    trials      the last third of the tune trials improved the best objective by more than RISE
+
+RISE is a part of the distance between the objective's bounds, or of the objective itself where it has none.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 from ablate.command_lines import Commands
 from ablate.config import parameters
 from ablate.declaration import CellTrials, Declaration, Proposal
+from ablate.metrics import Metric
 from ablate.report.entries import Entry
 from ablate.report.text import listed, value_text
 
@@ -82,6 +85,17 @@ def command(declaration: Declaration, doubt: Doubt, commands: Commands) -> str:
     kept = [override for override in declaration.overrides if not override.startswith(f"{doubt.key}=")]
     changed = dataclasses.replace(declaration, overrides=[*kept, f"{doubt.key}={value}"])
     return changed.command("sweep", commands)
+
+
+def _is_rise(objective: Metric, before: float, after: float) -> bool:
+    """Whether the objective improved by more than RISE."""
+    bounds = (objective.low, objective.high)
+    whole = abs(before) if None in bounds else bounds[1] - bounds[0]  # type: ignore[operator]
+    return objective.sign * (after - before) > RISE * whole
+
+
+def _amount(objective: Metric, difference: float) -> str:
+    return f"{objective.signed(abs(difference)).removeprefix('+')}{objective.points}"
 
 
 def _divergence(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
@@ -164,32 +178,33 @@ def _widened(raw: Any, definition: dict[str, Any], side: str, moved: float) -> A
 
 def _epochs(declaration: Declaration, trials: CellTrials, winner: Proposal) -> list[Doubt]:
     record = next(record for proposal, record in trials.tune if proposal is winner)
-    curve = record.curves.get("val_accuracy", []) if record and record.state == "complete" else []
+    objective = trials.objective
+    curve = record.curves.get(objective.name, []) if record and record.state == "complete" else []
     fifth = len(curve) // 5
     if fifth < 1:
         return []
-    rise = (math.fsum(curve[-fifth:]) - math.fsum(curve[-2 * fifth : -fifth])) / fifth
-    if rise <= RISE:
+    last, before = (math.fsum(part) / fifth for part in (curve[-fifth:], curve[-2 * fifth : -fifth]))
+    if not _is_rise(objective, before, last):
         return []
-    text = f"its validation accuracy still rose by {100 * rise:.1f} points in the last fifth of training"
+    verb = "rose" if objective.sign > 0 else "fell"
+    amount = _amount(objective, last - before)
+    text = f"its {objective.label.lower()} still {verb} by {amount} in the last fifth of training"
     if len({str(cell.settings.get("epochs")) for cell in declaration.cells}) > 1 or "epochs" in declaration.tune:
         return [Doubt(kind="epochs", text=text)]
     return [Doubt(kind="epochs", text=text, key="fixed.epochs", value=2 * len(curve), effect=RERUNS)]
 
 
 def _trials(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
-    values = [
-        record.metrics.get("val_accuracy", 0.0) if record and record.state == "complete" else 0.0
-        for _, record in trials.tune
-    ]
-    third = len(values) // 3
-    if third < 1:
+    objective, num = trials.objective, len(trials.tune)
+    third = num // 3
+    early = [trials.value(r) for _, r in trials.tune[: num - third] if r and r.state == "complete"]
+    late = [trials.value(r) for _, r in trials.tune[num - third :] if r and r.state == "complete"]
+    if not third or not late or declaration.sampler == "grid":
         return []
-    rise = max(values) - max(values[:-third])
-    if rise <= RISE or declaration.sampler == "grid":
+    best, verb = objective.top([*early, *late]), "raised" if objective.sign > 0 else "lowered"
+    if early and not _is_rise(objective, objective.top(early), best):
         return []
-    text = (
-        f"the last {third} of {len(values)} tune trials raised the best validation accuracy by {100 * rise:.1f} points"
-    )
+    text = f"the last {third} of {num} tune trials {verb} the best {objective.label.lower()}"
+    text += f" by {_amount(objective, best - objective.top(early))}" if early else f" to {objective.with_unit(best)}"
     more = math.ceil(1.5 * declaration.trials_per_cell)
     return [Doubt(kind="trials", text=text, key="budget.trials_per_cell", value=more, effect=CONTINUES)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ablate.declaration import EXTRA_PHASES, CellTrials, Declaration, Proposal
 from ablate.ledger import STATES, TrialRecord
+from ablate.metrics import Metric
 
 
 def status(
@@ -15,8 +16,8 @@ def status(
 ) -> dict[str, Any]:
     """Return how far a sweep is and what its cells measured so far; what is not defined is None.
 
-    Accuracies are fractions; a diverged confirm seed counts as chance. `best_config` has the tuned parameters
-    of the best tune trial so far. `trial_keys` are the finished trials, sorted, without failed ones.
+    Numbers in percent are fractions; a diverged confirm seed counts as the metric's floor. `best_config` has the tuned
+    parameters of the best tune trial so far. `trial_keys` are the finished trials, sorted, without failed ones.
     `beside_the_table` counts the trials of the runner-up and of the audit, which are in no other count; it is there
     only where some were proposed; `origins`, the trials by device and version of torch, only where there are several.
     `running` are the trials that are under way, as (cell, key); every other one without
@@ -25,6 +26,7 @@ def status(
     # Statistics load scipy, which a command line that only prints its help need not wait for.
     from ablate.report.entries import entries, finished
 
+    metric = declaration.metric
     counts = Counter(
         _state(trials, proposal, record, running)
         for trials in cells
@@ -36,6 +38,7 @@ def status(
     origins = _origins(finished(cells))
     return {
         "sweep": declaration.sweep,
+        "metric": {"name": metric.name, "direction": metric.direction, "unit": metric.unit},
         "trials": {
             "planned": declaration.num_trials,
             "waiting": declaration.num_trials - num_ended - num_running,
@@ -95,8 +98,7 @@ def _beside_the_table(cells: list[CellTrials], running: Container[tuple[str, str
 
 def status_lines(content: dict[str, Any]) -> list[str]:
     """Return what `status` found as lines for a terminal, one for each cell below the counts."""
-    from ablate.report.text import percent
-
+    shown = Metric(**content["metric"]).text
     counts = dict(content["trials"])
     planned = counts.pop("planned")
     lines = [f"{content['sweep']}: {planned} trials planned", f"  {_counts_text(counts)}"]
@@ -111,9 +113,10 @@ def status_lines(content: dict[str, Any]) -> list[str]:
     width = max(map(len, names), default=0)
     for name, cell in zip(names, content["cells"], strict=True):
         found = cell["confirm"]
-        text = "no confirmed seed yet" if found["mean"] is None else f"{percent(found['mean'])}"
+        text = "no number" if found["n"] else "no confirmed seed yet"
+        text = text if found["mean"] is None else shown(found["mean"])
         if found["low"] is not None:
-            text += f" [{percent(found['low'])}, {percent(found['high'])}]"
+            text += f" [{shown(found['low'])}, {shown(found['high'])}]"
         if found["n"]:
             text += f" (n={found['n']}" + (f", {found['diverged']} diverged)" if found["diverged"] else ")")
         lines.append(f"  {name.ljust(width)}  {text}")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ablate.command_lines import Commands
 from ablate.declaration import Declaration
+from ablate.metrics import signed_number
 from ablate.report import appendix, sufficiency
 from ablate.report.grid import Grid, Levels
 from ablate.report.links import Links
@@ -17,15 +18,14 @@ from ablate.report.published import NOTE, published_text
 from ablate.report.statistics import Estimate
 from ablate.report.text import (
     caption,
-    chance_note,
     difference_text,
     entry_text,
+    floor_note,
     hours_text,
     interval_note,
     listed,
     p_text,
     shared_n,
-    signed_number,
 )
 
 MARKS = {"▲": "better", "▼": "worse"}
@@ -43,7 +43,7 @@ def entries_text(grid: Grid) -> Text:
 
 
 def differences_text(grid: Grid) -> Text | None:
-    """Return the differences to the baseline in percentage points; None without a baseline to compare with."""
+    """Return the differences to the baseline; None without a baseline to compare with."""
     columns = grid.compared()
     if not columns:
         return None
@@ -51,11 +51,12 @@ def differences_text(grid: Grid) -> Text | None:
     return [[grid.header, *columns], *rows]
 
 
-def difference_caption(grid: Grid) -> str:
+def difference_caption(declaration: Declaration, grid: Grid) -> str:
     """Return the title of the table of differences."""
     n = shared_n([found for found in _differences(grid) if found.n])
     shared = "training seeds" if n is None else "the training seed" if n == 1 else f"the n={n} training seeds"
-    return f"Difference to {grid.baseline} in percentage points, over {shared} that both have"
+    unit = " in percentage points" if declaration.metric.unit == "percent" else ""
+    return f"Difference to {grid.baseline}{unit}, over {shared} that both have"
 
 
 def tests_text(grid: Grid) -> Text | None:
@@ -69,7 +70,7 @@ def tests_text(grid: Grid) -> Text | None:
         if entry is None or entry.difference is None:
             continue
         verdict = grid.verdicts.get((row, column))
-        start = [grid.label(row), column, difference_text(entry.difference)]
+        start = [grid.label(row), column, difference_text(entry.difference, entry.metric)]
         if verdict is None:
             rows.append([*start, "–", "–", "–", "seeds collapsed" if entry.difference.is_mixed else "one seed"])
             continue
@@ -105,7 +106,7 @@ def marks_note(grid: Grid) -> str:
 def notes(declaration: Declaration, grid: Grid) -> str:
     """Return the note under the table of entries."""
     estimates = [entry.estimate for entry in grid.entries]
-    parts = [interval_note(declaration, estimates), chance_note(declaration, estimates), marks_note(grid)]
+    parts = [interval_note(declaration, estimates), floor_note(declaration, estimates), marks_note(grid)]
     return " ".join(part for part in parts if part)
 
 
@@ -128,10 +129,10 @@ def tests_note(grid: Grid) -> str:
 
 
 def markdown(
-    declaration: Declaration, grid: Grid, chance_notices: list[str], claims: Text | None, commands: Commands
+    declaration: Declaration, grid: Grid, floor_notices: list[str], claims: Text | None, commands: Commands
 ) -> str:
     """Return the tables with their notes, aligned so that they read well in a terminal."""
-    parts = [f"# {declaration.sweep}", *chance_notices]
+    parts = [f"# {declaration.sweep}", *floor_notices]
     if claims:
         parts += ["**Claims**", markdown_table(claims)]
     parts += [f"**{caption(declaration, grid.entries)}**", markdown_table(entries_text(grid))]
@@ -139,7 +140,8 @@ def markdown(
     parts += sufficiency.legend(declaration, [entry.trials for entry in grid.entries], commands)
     differences = differences_text(grid)
     if differences:
-        parts += [f"**{difference_caption(grid)}**", markdown_table(differences), difference_notes(declaration, grid)]
+        parts.append(f"**{difference_caption(declaration, grid)}**")
+        parts += [markdown_table(differences), difference_notes(declaration, grid)]
     tests = tests_text(grid)
     if tests:
         parts += [f"**Tests against {grid.baseline}**", markdown_table(tests), tests_note(grid)]
@@ -217,7 +219,8 @@ def _entry(grid: Grid, row: Levels, column: str, show_n: bool) -> str:
 def _difference(grid: Grid, row: Levels, column: str) -> str:
     entry = grid.at.get((row, column))
     show_n = shared_n([found for found in _differences(grid) if found.n]) is None
-    return difference_text(entry.difference if entry else None, show_n=show_n) + _mark(grid, row, column)
+    text = difference_text(entry.difference, entry.metric, show_n=show_n) if entry else "–"
+    return text + _mark(grid, row, column)
 
 
 def _mark(grid: Grid, row: Levels, column: str) -> str:

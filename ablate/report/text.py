@@ -7,52 +7,36 @@ from collections.abc import Iterable
 from typing import Any
 
 from ablate.declaration import Declaration
+from ablate.metrics import LONG, Metric
 from ablate.redaction import redact
-from ablate.report.entries import LONG, Entry, metric_label
+from ablate.report.entries import Entry
 from ablate.report.statistics import ALPHA, MIN_BOOTSTRAP, Estimate
-
-MINUS = "\N{MINUS SIGN}"
-
-
-def percent(value: float) -> str:
-    """For example 95.2 for 0.952."""
-    return f"{_rounded(value):.1f}".replace("-", MINUS)
-
-
-def signed(value: float) -> str:
-    """For example +1.3, −0.2 or 0.0: percentage points."""
-    return signed_number(100 * value)
-
-
-def signed_number(number: float) -> str:
-    """For example +1.3, −0.2 or 0.0."""
-    rounded = round(number, 1)
-    return f"{rounded:+.1f}".replace("-", MINUS) if rounded else "0.0"
 
 
 def entry_text(entry: Entry | None, *, show_n: bool = False) -> str:
     """Return what the table prints for a cell; None is a cell that was not declared."""
     if entry is None:
         return "–"
-    found = entry.estimate
+    found, shown = entry.estimate, entry.metric.text
     if entry.num_waiting > 0:
         return f"… ({found.n}/{entry.num_seeds} seeds)"
-    if found.mean is None:
+    if not found.n:
         return f"failed ({entry.num_failed}/{entry.num_seeds} seeds)"
     failed = f", {entry.num_failed} failed" if entry.num_failed else ""
-    if found.is_mixed:
-        listed = ", ".join(percent(value) for value in sorted(found.values))
-        return f"{listed} ({_collapse_text(found)}{failed})"
+    if found.is_mixed or found.mean is None:
+        listed = ", ".join(shown(value) for value in sorted(found.values)) or "–"
+        return f"{listed} ({_collapse_text(found, entry.metric)}{failed})"
     if found.num_diverged:
-        return f"{percent(found.mean)} ({found.num_diverged}/{found.n} diverged{failed})"
+        return f"{shown(found.mean)} ({found.num_diverged}/{found.n} diverged{failed})"
     if found.low is None or found.high is None:
-        return f"{percent(found.mean)} (n=1, no interval{failed})"
+        return f"{shown(found.mean)} (n=1, no interval{failed})"
     n = f" (n={found.n}{failed})" if show_n or failed else ""
-    return f"{percent(found.mean)} [{percent(found.low)}, {percent(found.high)}]{n}"
+    return f"{shown(found.mean)} [{shown(found.low)}, {shown(found.high)}]{n}"
 
 
-def difference_text(found: Estimate | None, *, show_n: bool = False) -> str:
-    """Return what the table of differences prints, in percentage points; "–" where there is none."""
+def difference_text(found: Estimate | None, metric: Metric, *, show_n: bool = False) -> str:
+    """Return what the table of differences prints, in points if the metric is in percent; "–" where there is none."""
+    signed = metric.signed
     if found is None or found.mean is None:
         return "–"
     if found.low is not None and found.high is not None:
@@ -97,7 +81,7 @@ def value_text(value: Any) -> str:
 def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) -> str:
     """Return what the intervals of these estimates are, what they cover and what they do not."""
     found = list(estimates)
-    split = declaration.metric.partition("_")[0]
+    split = declaration.metric.name.partition("_")[0]
     size = declaration.data.get(f"num_{split}")
     images = f" ({size:,} images)" if isinstance(size, int) else ""
     kinds = {each.is_bootstrap for each in found if each.low is not None and each.sd}
@@ -114,32 +98,26 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
     return text
 
 
-def chance_text(declaration: Declaration) -> str:
-    """For example "10.3%, the most frequent class's share of the test images"."""
-    return f"{_chances(declaration)}, {declaration.chance_meaning}"
+def floor_text(declaration: Declaration) -> str:
+    """Return the table's floors with their meaning, for example "10.3%, the most frequent class's share"."""
+    found = " and ".join(declaration.metric.with_unit(floor) for floor in declaration.floors)
+    return ", ".join(part for part in (found, declaration.metric.floor_meaning) if part)
 
 
-def chance_number(declaration: Declaration) -> str:
-    """Return the same; where it is one in so many classes, as a reader expects, the number alone."""
-    return chance_text(declaration) if declaration.data.get("test_counts") else _chances(declaration)
-
-
-def chance_note(declaration: Declaration, estimates: Iterable[Estimate]) -> str:
-    """Return what chance is where a table's entries speak of it or count with it; else ""."""
+def floor_note(declaration: Declaration, estimates: Iterable[Estimate]) -> str:
+    """Return what the metric's floor is where a table's entries speak of it or count with it; else ""."""
     speaks = any(each.num_diverged or each.num_collapsed for each in estimates)
-    return f"Chance is {chance_text(declaration)}." if speaks else ""
-
-
-def _chances(declaration: Declaration) -> str:
-    return " and ".join(f"{percent(chance)}%" for chance in declaration.chances)
+    name = declaration.metric.floor_name.capitalize()
+    return f"{name} is {floor_text(declaration)}." if speaks and declaration.floors else ""
 
 
 def caption(declaration: Declaration, entries: list[Entry]) -> str:
     """Return the table's title, with n where all entries share it."""
     n = shared_n([entry.estimate for entry in entries if entry.is_settled])
     over = f"n={n} training seeds" if n is not None else "training seeds"
-    label = f"{metric_label(declaration)} in percent, mean over {over}"
-    return label if n != 1 else f"{metric_label(declaration)} in percent, one training seed"
+    metric = declaration.metric
+    what = f"{metric.label} in percent" if metric.unit == "percent" else metric.label
+    return f"{what}, mean over {over}" if n != 1 else f"{what}, one training seed"
 
 
 def shared_n(estimates: list[Estimate]) -> int | None:
@@ -160,13 +138,9 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
 
 
-def _collapse_text(found: Estimate) -> str:
+def _collapse_text(found: Estimate, metric: Metric) -> str:
     """For example "1/3 diverged", "1/3 diverged, 1 at chance"."""
     parts = [f"{found.num_diverged}/{found.n} diverged"] if found.num_diverged else []
     if found.num_collapsed:
-        parts.append(f"{found.num_collapsed}{'' if parts else f'/{found.n}'} at chance")
+        parts.append(f"{found.num_collapsed}{'' if parts else f'/{found.n}'} at {metric.floor_name}")
     return ", ".join(parts)
-
-
-def _rounded(value: float) -> float:
-    return round(100 * value, 1) + 0.0

@@ -15,6 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ablate.declaration import Declaration
+from ablate.metrics import Metric
 from ablate.report.curves import decimated
 from ablate.report.drawing import STYLE, draw_legend, row_panels, style
 from ablate.report.entries import Entry
@@ -33,15 +34,18 @@ def _weights(n: int) -> list[list[float]]:
 
 
 def expected_best_figure(declaration: Declaration, grid: Grid) -> Figure | None:
-    """Draw the expected best validation accuracy against the number of tune trials; None with fewer than two."""
-    curves = {place: expected_best(_accuracies(entry, declaration)) for place, entry in grid.at.items()}
+    """Draw the expected best objective against the number of tune trials; None with fewer than two."""
+    objective = declaration.tuned_metric
+    curves = {place: _expected_best(objective, _values(entry)) for place, entry in grid.at.items()}
     if not any(len(curve) > 1 for curve in curves.values()):
         return None
     with matplotlib.rc_context(STYLE):
-        figure, found = row_panels(grid, "tune trials", "expected best (%)")
+        figure, found = row_panels(
+            grid, "tune trials", "expected best (%)" if objective.unit == "percent" else "expected best"
+        )
         for axes, row in zip(found, grid.rows, strict=True):
             for number, column in enumerate(grid.columns):
-                curve = [100 * value for value in curves.get((row, column), [])]
+                curve = [objective.scale * value for value in curves.get((row, column), [])]
                 look = style(number) | {"marker": style(number)["marker"] if len(curve) <= 12 else "none"}
                 shown = decimated(len(curve))
                 axes.plot(shown, [curve[k - 1] for k in shown], label=column, linewidth=1.2, markersize=3.5, **look)
@@ -49,11 +53,17 @@ def expected_best_figure(declaration: Declaration, grid: Grid) -> Figure | None:
     return figure
 
 
-def _accuracies(entry: Entry, declaration: Declaration) -> list[float]:
-    """Return each tune trial's validation accuracy: diverged at chance, pruned as far as it came."""
-    chance = declaration.chance_of(entry.levels)
-    return [
-        record.metrics.get("val_accuracy", chance) if record.state != "diverged" else chance
+def _expected_best(objective: Metric, values: Sequence[float]) -> list[float]:
+    """Return the expected best of k values: where less is better, the expected minimum."""
+    return [objective.sign * best for best in expected_best([objective.sign * value for value in values])]
+
+
+def _values(entry: Entry) -> list[float]:
+    """Return each tune trial's objective, diverged at the floor, pruned as far as it came; not of what has none."""
+    objective = entry.trials.objective
+    found = [
+        objective.floor if record.state == "diverged" else record.metrics.get(objective.name, objective.floor)
         for _, record in entry.trials.tune
         if record is not None and record.state != "failed"
     ]
+    return [value for value in found if value is not None]

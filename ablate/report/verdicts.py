@@ -48,7 +48,7 @@ def _verdicts(grid: Grid) -> dict[Place, Verdict]:
             continue
         test = paired_test(found.values)
         if test is not None and found.mean is not None:
-            tests[place] = (found.mean, test)
+            tests[place] = (entry.metric.sign * found.mean, test)
     adjusted = holm([test.p for _, test in tests.values()])
     return {
         place: Verdict(word=_word(mean, p), adjusted_p=p, test=test)
@@ -78,16 +78,16 @@ def _best(grid: Grid) -> frozenset[Place]:
 
 
 def _compare(first: Entry, second: Entry) -> tuple[float, float] | None:
-    """Return the mean difference and its unadjusted p; None where nothing parametric can be said."""
+    """Return how much better the first is in the mean, and its unadjusted p; None where nothing can be tested."""
     if not (first.is_settled and second.is_settled) or first.estimate.is_mixed or second.estimate.is_mixed:
         return None
-    found = paired_difference(first.by_seed, second.by_seed)
+    found = paired_difference(first.by_seed, second.by_seed, first.metric)
     test = paired_test(found.values)
-    return None if test is None or found.mean is None else (found.mean, test.p)
+    return None if test is None or found.mean is None else (first.metric.sign * found.mean, test.p)
 
 
-def _word(mean: float, p: float) -> str:
+def _word(gain: float, p: float) -> str:
     # A p that is NaN is no verdict either.
     if not p <= ALPHA:
         return "not shown"
-    return "better" if mean > 0 else "worse"
+    return "better" if gain > 0 else "worse"

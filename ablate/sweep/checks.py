@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from ablate.config import ACCURACIES, parameters
+from ablate.config import METRICS, parameters
 from ablate.errors import choices_text, shown
 from ablate.registry import Value
 from ablate.sweep.definitions import checked
@@ -141,8 +141,9 @@ def read_report(options: ReportOptions, axes: Mapping[str, Any], labels: Mapping
         columns = free[1] if rows is None and len(free) > 1 else free[0] if free else None
     if rows is None:
         rows = next((axis for axis in axes if axis != columns), None)
-    if options.metric not in ACCURACIES:
-        unknown = f"unknown metric '{options.metric}'. {choices_text(options.metric, ACCURACIES)}"
+    known_metrics = [metric.name for metric in METRICS]
+    if options.metric not in known_metrics:
+        unknown = f"unknown metric '{options.metric}'. {choices_text(options.metric, known_metrics)}"
         findings.at_value(("report", "metric"), unknown)
     baseline = None if options.baseline is None else label(options.baseline)
     known = labels.get(columns or "", {})

@@ -11,33 +11,47 @@ from typing import Any
 
 from ablate.declaration import DeclaredClaim, SweepFolder, sweeps
 from ablate.errors import choices_text, shown
+from ablate.metrics import Metric
 from ablate.sweep.cells import Cell
 from ablate.sweep.model import Claim, ReportLayout, SweepSpec
 from ablate.sweep.positions import Findings, Keys
 
 SENTENCE = re.compile(
-    r"(?P<better>\S+) beats (?P<worse>\S+)(?: by at least (?P<points>\d+(?:\.\d+)?) points?)?(?: at (?P<row>.+))?"
+    r"(?P<better>\S+) beats (?P<worse>\S+)"
+    r"(?: by at least (?P<size>\d+(?:\.\d+)?)(?: (?P<points>points?)| in (?P<metric>\S+)))?(?: at (?P<row>.+))?"
 )
-FORM = "A beats B [by at least 5 points] [at depth 44]"
 
 
 def read_claims(
-    texts: Sequence[str], axes: Mapping[str, Mapping[str, Any]], layout: ReportLayout, findings: Findings
+    texts: Sequence[str],
+    axes: Mapping[str, Mapping[str, Any]],
+    layout: ReportLayout,
+    metric: Metric,
+    findings: Findings,
 ) -> tuple[Claim, ...]:
     """Return the claims that hold no mistake. A and B are levels of the column axis, and the rest names one row.
 
     Args:
-        texts: Sentences such as "plain+ortho beats plain by at least 5 points at depth 44".
+        texts: Sentences such as "plain+ortho beats plain by at least 5 points at depth 44", or, where the metric is not
+            in percent, "A beats B by at least 0.02 in val_rmse".
         axes: Each axis with its levels.
         layout: The table's layout.
+        metric: The table's.
         findings: Takes the mistakes.
     """
     found = []
+    size = "5 points" if metric.unit == "percent" else f"0.02 in {metric.name}"
+    form = f"A beats B [by at least {size}]{_row(axes, layout)}"
     for index, text in enumerate(texts):
         keys: Keys = ("claims", index)
         match = SENTENCE.fullmatch(" ".join(text.split()))
         if match is None:
-            findings.at_value(keys, f"a claim must read '{FORM}', but got {shown(text)}")
+            findings.at_value(keys, f"a claim must read '{form}', but got {shown(text)}")
+        elif match["size"] and (metric.unit == "percent") != bool(match["points"]):
+            findings.at_value(keys, f"a claim about {metric.name} must read '{form}', but got {shown(text)}")
+        elif match["metric"] not in (None, metric.name):
+            problem = f"a claim is about the table's metric {metric.name}, but got {shown(match['metric'])}"
+            findings.at_value(keys, problem)
         elif layout.columns is None:
             findings.at_value(keys, "a claim needs a column axis, whose levels it compares")
         elif [text for text in texts[:index] if text == texts[index]]:
@@ -47,11 +61,17 @@ def read_claims(
             if problem:
                 findings.at_value(keys, problem)
             else:
-                points = float(match["points"] or 0)
+                margin = float(match["size"] or 0) / metric.scale
                 found.append(
-                    Claim(text=text, better=match["better"], worse=match["worse"], points=points, levels=levels)
+                    Claim(text=text, better=match["better"], worse=match["worse"], margin=margin, levels=levels)
                 )
     return tuple(found)
+
+
+def _row(axes: Mapping[str, Any], layout: ReportLayout) -> str:
+    """Return how a claim names its row, for example " [at depth 44]"; empty where there is one row only."""
+    others = [axis for axis in axes if axis != layout.columns]
+    return f" at {', '.join(f'{axis} {next(iter(axes[axis]), 1)}' for axis in others)}" if others else ""
 
 
 def frozen_claims(spec: SweepSpec, cells: Sequence[Cell], folder: SweepFolder) -> list[DeclaredClaim]:
@@ -109,7 +129,7 @@ def _freeze(claim: Claim, spec: SweepSpec, cells: Sequence[Cell]) -> DeclaredCla
     keys = [next((cell.key for cell in cells if dict(cell.levels) == side), "") for side in sides]
     design = _digest([keys, spec.budget.trials_per_cell, spec.report.metric])
     return DeclaredClaim(
-        text=claim.text, axis=axis, better=claim.better, worse=claim.worse, margin=claim.points / 100,
+        text=claim.text, axis=axis, better=claim.better, worse=claim.worse, margin=claim.margin,
         levels=dict(claim.levels), design=design, hash=_digest([claim.text, design, spec.confirm.seeds]),
         num_seeds=spec.confirm.seeds, looks=[spec.confirm.seeds],
     )  # fmt: skip

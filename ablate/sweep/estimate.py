@@ -141,6 +141,7 @@ def _power(plan: Plan, cells: list[CellTrials]) -> dict[str, Any]:
     if not others:
         found["lines"] = ["verdicts: none, as the report has no baseline to compare with"]
         return found
+    metric = plan.declaration.metric
     flips = seeds_for_sign_flips(others)
     if once is None or all_ is None:
         found["lines"] = [f"verdicts: not possible with {n} confirm seeds; a paired t test needs 2"]
@@ -153,7 +154,8 @@ def _power(plan: Plan, cells: list[CellTrials]) -> dict[str, Any]:
     size = f"{once:.1f} standard deviations of the paired differences ({all_:.1f} if all {others} are corrected for)"
     if sd is not None:
         size += (
-            f", that is {100 * sd * once:.1f} ({100 * sd * all_:.1f}) points at the {100 * sd:.1f} points found so far"
+            f", that is {metric.text(sd * once)} ({metric.text(sd * all_)}){metric.points} at the "
+            f"{metric.text(sd)}{metric.points} found so far"
         )
     found["lines"] = [text, f"smallest difference that {n} seeds detect with a power of 80%: {size}"]
     return found

@@ -25,7 +25,7 @@ class ReportLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A checked claim: `better` beats `worse`, levels of the column axis, by at least `points` percentage points.
+    """A checked claim: `better` beats `worse`, levels of the column axis, by at least `margin` in the table's metric.
 
     `levels` has a level of every other axis.
     """
@@ -33,7 +33,7 @@ class Claim:
     text: str
     better: str
     worse: str
-    points: float
+    margin: float
     levels: Mapping[str, str]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.command_lines import Commands
-from ablate.config import ConfigError, TrialConfig, resolve
+from ablate.config import OBJECTIVE, ConfigError, TrialConfig, measured, resolve
 from ablate.cpus import num_cpus
 from ablate.data.prepare import PreparedData, prepare
 from ablate.declaration import Declaration, DeclaredCell, SweepFolder, data_notices, public_file
@@ -62,13 +62,13 @@ class Plan:
             "confirm_seeds": declaration.num_seeds,
             "cells": [{"levels": cell.levels, "tuned": cell.tuned} for cell in declaration.cells],
             "data": declaration.data,
-            "chance": declaration.chance_accuracy,
+            declaration.metric.floor_name: declaration.metric.floor,
             "warnings": self.warnings(),
         }
 
     def lines(self) -> list[str]:
         """Return what the sweep asks for, for people."""
-        declaration, data = self.declaration, self.declaration.data
+        declaration, data, metric = self.declaration, self.declaration.data, self.declaration.metric
         axes = " × ".join(f"{len(levels)} {axis}" for axis, levels in declaration.axes.items())
         shape = "×".join(map(str, data["image_shape"]))
         return [
@@ -77,8 +77,8 @@ class Plan:
             f"{declaration.trials_per_cell} tune trials and "
             f"{declaration.num_seeds} confirm seeds: {declaration.num_trials} trials",
             f"data: {data['dataset']} {shape}, {data['num_train']} training, {data['num_val']} validation and "
-            f"{data['num_test']} test images; chance is {100 * declaration.chance_accuracy:.1f}%, "
-            f"{declaration.chance_meaning}",
+            f"{data['num_test']} test images; {metric.floor_name} is {metric.with_unit(metric.floor or 0.0)}, "
+            f"{metric.floor_meaning}",
             *(f"warning: {warning}" for warning in self.warnings()),
         ]
 
@@ -211,7 +211,7 @@ def _declaration(
     history = earlier.history if earlier else []
     if not history or history[-1] != digest:
         history = [*history, digest]
-    first = data[0]
+    facts = _facts(data)
     return Declaration(
         sweep=spec.sweep_id,
         name=spec.name,
@@ -235,17 +235,9 @@ def _declaration(
         seed=spec.seed,
         report=dataclasses.asdict(spec.report),
         tune=_plain(spec.tree.get("tune") or {}),
-        data={
-            "dataset": first.dataset,
-            "digest": first.digest,
-            "num_train": first.num_train,
-            "num_val": first.num_val,
-            "num_test": first.num_test,
-            "num_classes": first.num_classes,
-            "image_shape": list(first.image_shape),
-            **({"test_counts": list(first.test_counts)} if first.test_counts else {}),
-            **({"absent": absent} if (absent := _absent(data)) else {}),
-        },
+        data=facts,
+        metrics=measured(facts),
+        objective=OBJECTIVE,
         file=public_file(str(spec.path)),
         path=str(spec.path),
         overrides=list(overrides),
@@ -256,6 +248,22 @@ def _declaration(
         components={arm: list(on) for arm, on in spec.components.items()},
         claims=frozen_claims(spec, cells, folder),
     )
+
+
+def _facts(data: list[PreparedData]) -> dict[str, Any]:
+    """Return what a declaration says about the data."""
+    first, absent = data[0], _absent(data)
+    return {
+        "dataset": first.dataset,
+        "digest": first.digest,
+        "num_train": first.num_train,
+        "num_val": first.num_val,
+        "num_test": first.num_test,
+        "num_classes": first.num_classes,
+        "image_shape": list(first.image_shape),
+        **({"test_counts": list(first.test_counts)} if first.test_counts else {}),
+        **({"absent": absent} if absent else {}),
+    }
 
 
 def _absent(data: list[PreparedData]) -> dict[str, list[str]]:

@@ -14,8 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ablate.declaration import DeclaredCell, Proposal
+from ablate.declaration import Declaration, DeclaredCell, Proposal
 from ablate.ledger import TrialRecord
+from ablate.metrics import Metric
 from ablate.signals import drop_dead_outputs
 from ablate.sweep.schedule import CellRun, Schedule, work
 
@@ -51,7 +52,8 @@ class Progress:
             self.work_done += work(cell) * record.num_epochs / max(1, int(proposal.settings["epochs"]))
         if self.live is None and self.schedule is not None:
             done, planned = self.schedule.num_finished(), self.schedule.declaration.num_trials
-            outcome = _outcome(record) if is_new else f"{_outcome(record)} in the ledger already"
+            outcome = _outcome(self.schedule.declaration, record)
+            outcome = outcome if is_new else f"{outcome} in the ledger already"
             line = f"[{done}/{planned}] {cell.name} {proposal.phase} {proposal.number}: {outcome}"
             with _on_whatever_is_left():
                 self.console.print(f"{line}{self._left_text()}", markup=False, highlight=False, soft_wrap=True)
@@ -103,23 +105,29 @@ def _cell_row(run: CellRun, num_tune: int, num_confirm: int) -> list[str]:
     records = [run.records[p.key] for p in run.tune.values() if p.key in run.records]
     confirmed = [run.records[p.key] for p in run.confirm.values() if p.key in run.records]
     counts = [sum(r.state == state for r in [*records, *confirmed]) for state in ("pruned", "diverged", "failed")]
-    best = max((r.metrics["val_accuracy"] for r in records if r.state == "complete"), default=None)
+    objective = run.search.objective
+    values = [r.metrics[objective.name] for r in records if r.state == "complete"]
     mark = "*" if run.running else ""
     return [
         *run.declared.levels.values(),
         f"{len(records)}/{num_tune}{mark if len(records) < num_tune else ''}",
         f"{len(confirmed)}/{num_confirm}{mark if len(records) == num_tune else ''}",
         *(str(count) if count else "·" for count in counts),
-        "–" if best is None else f"{best:.3f}",
+        _short(objective, objective.top(values)) if values else "–",
     ]
 
 
-def _outcome(record: TrialRecord) -> str:
+def _short(metric: Metric, value: float) -> str:
+    """Return a number for a narrow column."""
+    return f"{value:.3f}" if metric.unit == "percent" else metric.text(value)
+
+
+def _outcome(declaration: Declaration, record: TrialRecord) -> str:
     took = f"{record.duration_s:.1f} s"
     if record.state == "complete":
-        test = record.metrics.get("test_accuracy")
-        shown = f"test {test:.3f}" if test is not None else f"val {record.metrics['val_accuracy']:.3f}"
-        return f"{shown} ({took})"
+        shown = declaration.metric if declaration.metric.name in record.metrics else declaration.tuned_metric
+        split = shown.name.partition("_")[0]
+        return f"{split} {_short(shown, record.metrics[shown.name])} ({took})"
     if record.state == "pruned":
         return f"pruned after epoch {record.num_epochs} ({took})"
     if record.state == "diverged":

@@ -196,6 +196,7 @@ def cell_runs(plan: Plan) -> list[CellRun]:
             trials_per_cell=declaration.trials_per_cell,
             num_epochs=cell.max_epochs,
             seed=declaration.seed,
+            objective=declaration.tuned_metric,
         )
         runs.append(CellRun(cell, declared, data.digest, search))
     return runs

@@ -57,7 +57,7 @@ class CellRun:
         tune = [(p, self.records.get(p.key)) for _, p in sorted(self.tune.items())]
         confirm = [(p, self.records.get(p.key)) for _, p in sorted(self.confirm.items())]
         extra = [(p, self.extra_records.get(where)) for where, p in sorted(self.extra.items())]
-        return CellTrials(self.declared, tune, confirm, extra)
+        return CellTrials(self.declared, tune, confirm, extra, objective=self.search.objective)
 
 
 class Schedule:
@@ -168,7 +168,7 @@ class Schedule:
             run.search.judge_as_before(proposal.number)
 
     def on_values(self, pack: PackAssignment, epoch: int, values: Sequence[float | None]) -> list[int]:
-        """Take the members' validation accuracies after an epoch; return the members to stop."""
+        """Take the members' objectives after an epoch; return the members to stop."""
         run = self.cells[pack.cell]
         return [
             member

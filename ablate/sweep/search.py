@@ -6,12 +6,13 @@ import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import Trial, TrialState
 
 from ablate.ledger import TrialRecord
+from ablate.metrics import Metric
 from ablate.registry import Value
 from ablate.seeds import derive_seed
 from ablate.sweep.cells import Cell
@@ -47,24 +48,35 @@ class CellSearch:
         trials_per_cell: int,
         num_epochs: int,
         seed: int,
+        objective: Metric,
     ) -> None:
         self.cell = cell
         self.sampler = sampler
         self.seed = seed
+        self.objective = objective
         self.num_startup = startup_trials(trials_per_cell)
         order = derive_seed(seed, "grid", cell.key)
         self.points = shuffled_grid(cell.space, order) if sampler == "grid" else list(cell.start)
         self.study = optuna.create_study(
             storage=storage,
             study_name=name,
-            direction="maximize",
+            direction=self._direction,
             pruner=build_pruner(pruner, trials_per_cell, num_epochs),
         )
         self.study.set_user_attr("cell", cell.key)
-        self.study.set_metric_names(["val_accuracy"])
+        self.study.set_metric_names([objective.name])
         self.trials: dict[int, Trial] = {}
         self.epochs: dict[int, int] = {}
         self.judged: dict[int, Trial] = {}
+
+    @property
+    def _direction(self) -> Literal["maximize", "minimize"]:
+        return "maximize" if self.objective.direction == "max" else "minimize"
+
+    @property
+    def _worst(self) -> float | None:
+        """What a diverged trial is told as: the worst value there is; None where there is no bound."""
+        return self.objective.low if self.objective.direction == "max" else self.objective.high
 
     def ask(self, number: int, known: dict[str, Any] | None = None) -> tuple[dict[str, Value], dict[str, Any]]:
         """Return (tuned parameters, the sampler's own values) of a proposal; `known` values are repeated."""
@@ -84,7 +96,7 @@ class CellSearch:
         return tuned, dict(trial.params)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Tell the pruner a trial's validation accuracy after an epoch, counted from 1; return whether to stop it.
+        """Tell the pruner a trial's objective after an epoch, counted from 1; return whether to stop it.
 
         An epoch that a restarted trial reports once more was judged before and stops nothing. A trial whose record was
         lost runs when later ones are there: it is judged as it was then, by those of lower numbers.
@@ -102,25 +114,25 @@ class CellSearch:
 
     def judge_as_before(self, number: int) -> None:
         """Have a trial judged by a study of the trials of lower numbers alone."""
-        study = optuna.create_study(direction="maximize", pruner=self.study.pruner)
+        study = optuna.create_study(direction=self._direction, pruner=self.study.pruner)
         study.add_trials(self.study.get_trials()[:number])
         self.judged[number] = study.ask()
 
     def tell(self, number: int, record: TrialRecord) -> None:
-        """Tell the study how a trial ended: a diverged one as accuracy 0, a failed one as failed.
+        """Tell the study how a trial ended: a diverged one as the worst value, or as failed where there is none.
 
         Epochs that were not reported in this run are put before the pruner again: it notes the values at its rungs.
         """
         trial = self.trials[number]
         trial.set_user_attr("key", record.key)
-        # A trial reports accuracy 0 for the epoch in which it diverged; its curve does not have that epoch.
-        last = [0.0] if record.state == "diverged" else []
-        for epoch, value in enumerate([*record.curves.get("val_accuracy", []), *last], start=1):
+        # A trial reports the worst value for the epoch in which it diverged; its curve does not have that epoch.
+        last = [self._worst] if record.state == "diverged" and self._worst is not None else []
+        for epoch, value in enumerate([*record.curves.get(self.objective.name, []), *last], start=1):
             self.report(number, epoch, value)
         if record.state == "complete":
-            self.study.tell(trial, record.metrics["val_accuracy"])
-        elif record.state == "diverged":
-            self.study.tell(trial, 0.0)
+            self.study.tell(trial, record.metrics[self.objective.name])
+        elif record.state == "diverged" and self._worst is not None:
+            self.study.tell(trial, self._worst)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
 

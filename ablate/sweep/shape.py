@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ablate.config import ACCURACIES
+from ablate.config import METRICS, SHOWN
 from ablate.errors import choices_text, shown
 from ablate.sweep.positions import Findings, Keys
 
@@ -165,7 +165,7 @@ class ReportOptions(_Section):
 
     rows: str | None = None
     columns: str | None = None
-    metric: Annotated[str, AfterValidator(_name), WithJsonSchema({"enum": [*ACCURACIES]})] = "test_accuracy"
+    metric: Annotated[str, AfterValidator(_name), WithJsonSchema({"enum": [metric.name for metric in METRICS]})] = SHOWN
     baseline: Scalar = None
 
 

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 
 from ablate import registry
+from ablate.config import METRICS
 from ablate.errors import Problem, SpecError, UsageError, shown
 from ablate.files import read_regular
+from ablate.metrics import Metric
 from ablate.registry import Value
 from ablate.sweep.checks import Levels, check_defined_once, read_axes, read_fixed, read_report
 from ablate.sweep.claims import read_claims
@@ -146,11 +148,15 @@ def _read_parts(file: SweepFile, merged: Merged) -> _Parts:
     written = tree.get("axes")
     all_axes = written if isinstance(written, dict) else {}
     report = read_report(file.report, all_axes, axes, findings)
-    claims = read_claims(file.claims, axes, report, findings) if not findings else ()
+    claims = read_claims(file.claims, axes, report, _metric(report), findings) if not findings else ()
     if not findings:
         # What a parameter takes is known only in a file whose parts are all right.
         check_values(tune, axes, fixed, findings)
     return _Parts(file, tree, components, fixed, axes, tune, report, claims)
+
+
+def _metric(report: ReportLayout) -> Metric:
+    return next(metric for metric in METRICS if metric.name == report.metric)
 
 
 def _check(file: SweepFile, merged: Merged, path: Path, profile: str) -> SweepSpec:

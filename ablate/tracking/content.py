@@ -153,25 +153,24 @@ def trial_points(record: TrialRecord) -> list[Point]:
 
 
 def cell_metrics(trials: CellTrials, declaration: Declaration) -> dict[str, float]:
-    """Return the numbers of a cell, in the metric of the table; a diverged confirm trial counts as chance."""
+    """Return the numbers of a cell, in the metric of the table; a diverged confirm trial counts as its floor."""
+    metric = declaration.metric
     tuned = [record for _, record in trials.tune if record is not None]
     confirmed = [record for _, record in trials.confirm if record is not None and record.is_shared]
-    accuracies = [
-        declaration.chance_accuracy if record.state == "diverged" else record.metrics[declaration.metric]
-        for record in confirmed
-        if record.state == "diverged" or declaration.metric in record.metrics
-    ]
+    values = [metric.floor if record.state == "diverged" else record.metrics.get(metric.name) for record in confirmed]
+    numbers = [value for value in values if value is not None]
     metrics: dict[str, float] = {
         "num_trials": len(tuned) + sum(record is not None for _, record in trials.confirm),
         "num_diverged": sum(record.state == "diverged" for record in [*tuned, *confirmed]),
-        "confirmed_n": len(accuracies),
+        "confirmed_n": len(values),
     }
-    if accuracies:
-        metrics["confirmed_accuracy"] = math.fsum(accuracies) / len(accuracies)
-        metrics["confirmed_min"], metrics["confirmed_max"] = min(accuracies), max(accuracies)
-    best = [r.metrics["val_accuracy"] for r in tuned if r.state == "complete" and "val_accuracy" in r.metrics]
+    if numbers and len(numbers) == len(values):  # A diverged trial without a number leaves no mean.
+        metrics[f"confirmed_{metric.quantity}"] = math.fsum(numbers) / len(numbers)
+        metrics["confirmed_min"], metrics["confirmed_max"] = min(numbers), max(numbers)
+    objective = declaration.tuned_metric
+    best = [r.metrics[objective.name] for r in tuned if r.state == "complete" and objective.name in r.metrics]
     if best:
-        metrics["best_val_accuracy"] = max(best)
+        metrics[f"best_{objective.name}"] = objective.top(best)
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
@@ -179,11 +178,12 @@ def cell_note(trials: CellTrials, declaration: Declaration) -> str:
     """Return a cell's description: what it came to so far, and with which configuration."""
     numbers, winner = cell_metrics(trials, declaration), trials.winner()
     lines = [f"{numbers['num_trials']:.0f} trials have ended, {numbers['num_diverged']:.0f} of them diverged."]
-    if "confirmed_accuracy" in numbers:
-        mean, low, high = (100 * numbers[f"confirmed_{name}"] for name in ("accuracy", "min", "max"))
+    metric = declaration.metric
+    if f"confirmed_{metric.quantity}" in numbers:
+        mean, low, high = (metric.with_unit(numbers[f"confirmed_{name}"]) for name in (metric.quantity, "min", "max"))
         lines.append(
-            f"Confirmed {declaration.metric.replace('_', ' ')}: {mean:.1f}% over {numbers['confirmed_n']:.0f} seeds "
-            f"({low:.1f}% to {high:.1f}%)."
+            f"Confirmed {metric.name.replace('_', ' ')}: {mean} over {numbers['confirmed_n']:.0f} seeds "
+            f"({low} to {high})."
         )
     if winner is not None:
         tuned = [f"{name} {text(winner.settings[name])}" for name in trials.cell.tuned if name in winner.settings]

@@ -1,4 +1,4 @@
-"""How the MLflow UI shows a sweep: first the cells, from the best confirmed accuracy on, then the trials."""
+"""How the MLflow UI shows a sweep: first the cells, from the best confirmed number on, then the trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ VIEW = "ablate"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 MAX_STATE_LENGTH = 20_000
 """As much as MLflow takes in a tag of an experiment."""
-METRICS = ("confirmed_accuracy", "confirmed_n", "best_val_accuracy", "num_diverged", "val_accuracy")
 
 
 def link(server: str, experiment: str) -> str:
@@ -31,16 +30,18 @@ def view_state(declaration: Declaration) -> str:
     holds 100 runs and newer trials would push the cells off it. The UI nests trials below their cells when a user
     sorts by "Created".
     """
+    confirmed, objective = f"confirmed_{declaration.metric.quantity}", declaration.objective
+    metrics = (confirmed, "confirmed_n", f"best_{objective}", "num_diverged", objective)
     tuned = dict.fromkeys(name for cell in declaration.cells for name in cell.tuned)
     columns = [
-        *_columns("metrics", *METRICS),
+        *_columns("metrics", *metrics),
         *_columns("params", *map(metric_name, declaration.axes), *tuned),
         *_columns("tags", "state"),
     ]
     state = {
         "searchFilter": "",
-        "orderByKey": "metrics.`confirmed_accuracy`",
-        "orderByAsc": False,
+        "orderByKey": f"metrics.`{confirmed}`",
+        "orderByAsc": declaration.metric.direction == "min",
         "selectedColumns": columns,
     }
     while len(json.dumps(state)) > MAX_STATE_LENGTH:
