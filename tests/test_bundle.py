@@ -316,7 +316,7 @@ def test_an_unzipped_bundle_is_an_output_folder(whole, tmp_path):
     [
         ({"num_seeds": 3}, "num_seeds is 2 there and 3 in the file"),
         ({"question": "Why?", "sampler": "qmc"}, "question is 'Do .*' there and 'Why\\?' in the file; sampler is "),
-        ({"report": {}}, "report differs"),
+        ({"report": {"metric": "test_accuracy"}}, "report differs"),
         ({"data": {"num_train": 5}}, "data differs"),
     ],
 )
