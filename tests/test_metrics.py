@@ -17,6 +17,7 @@ from ablate.report.entries import entries
 from ablate.report.statistics import estimate, paired_difference
 from ablate.report.sufficiency import doubts
 from ablate.report.summary import status, status_lines
+from ablate.sweep.plan import make_plan
 from ablate.sweep.search import CellSearch, new_storage
 from ablate.sweep.spec import load_spec
 from ablate.tracking.content import cell_metrics, cell_note
@@ -324,3 +325,13 @@ def test_a_metric_that_no_confirm_trial_recorded_is_refused_with_those_that_were
 def test_every_metric_of_the_trainer_has_a_direction_and_bounds():
     directions = {metric.name.rpartition("_")[2]: metric.direction for metric in METRICS}
     assert directions == {"accuracy": "max", "statistics": "max", "loss": "min"}
+
+
+def test_a_plan_names_the_floor_that_there_is(tmp_path):
+    text = "name: losses\naxes: {depth: [8]}\nbudget: {trials_per_cell: 1}\nreport: {metric: METRIC}\n"
+    for metric in ("test_loss", "test_accuracy"):
+        (tmp_path / "losses.yaml").write_text(text.replace("METRIC", metric))
+        plan = make_plan(tmp_path / "losses.yaml", None, [], tmp_path / "runs")
+        # A loss has none, but what tuning optimises has one.
+        assert any("; chance is 10.3%, the most frequent class's share" in line for line in plan.lines())
+        assert plan.summary().get("chance") == (None if metric == "test_loss" else plan.declaration.metric.floor)

@@ -54,7 +54,7 @@ class Plan:
 
     def summary(self) -> dict[str, Any]:
         """Return what the sweep asks for, for scripts."""
-        declaration = self.declaration
+        declaration, metric = self.declaration, self.declaration.metric
         return {
             "sweep": declaration.sweep,
             "trials": declaration.num_trials,
@@ -62,23 +62,26 @@ class Plan:
             "confirm_seeds": declaration.num_seeds,
             "cells": [{"levels": cell.levels, "tuned": cell.tuned} for cell in declaration.cells],
             "data": declaration.data,
-            declaration.metric.floor_name: declaration.metric.floor,
+            **({metric.floor_name: metric.floor} if metric.floor is not None else {}),
             "warnings": self.warnings(),
         }
 
     def lines(self) -> list[str]:
         """Return what the sweep asks for, for people."""
-        declaration, data, metric = self.declaration, self.declaration.data, self.declaration.metric
+        declaration, data = self.declaration, self.declaration.data
+        metric = declaration.tuned_metric if declaration.metric.floor is None else declaration.metric
         axes = " × ".join(f"{len(levels)} {axis}" for axis, levels in declaration.axes.items())
         shape = "×".join(map(str, data["image_shape"]))
+        floor = ""
+        if metric.floor is not None:
+            floor = f"; {metric.floor_name} is {metric.with_unit(metric.floor)}, {metric.floor_meaning}"
         return [
             f"{declaration.sweep}: {declaration.question or '(no question written)'}",
             f"{f'{axes} = {len(declaration.cells)} cells, each' if axes else '1 cell with'} "
             f"{declaration.trials_per_cell} tune trials and "
             f"{declaration.num_seeds} confirm seeds: {declaration.num_trials} trials",
             f"data: {data['dataset']} {shape}, {data['num_train']} training, {data['num_val']} validation and "
-            f"{data['num_test']} test images; {metric.floor_name} is {metric.with_unit(metric.floor or 0.0)}, "
-            f"{metric.floor_meaning}",
+            f"{data['num_test']} test images{floor}",
             *(f"warning: {warning}" for warning in self.warnings()),
         ]
 
