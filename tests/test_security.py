@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import dataclasses
 import io
 import json
@@ -261,6 +262,12 @@ SECRET = "canary5ecret"
         f"mysql+pymysql://me:{SECRET}@host:3306/db?ssl=1",
         f"https://me:{SECRET}@host/mlflow",
         f"https://host/mlflow?token={SECRET}",
+        f"http//me:{SECRET}@host",
+        f"http:me:{SECRET}@host",
+        f"ftp://{SECRET}@host",
+        f"uc://{SECRET}@host",
+        f"http://host/mlflow;password={SECRET}",
+        f"http://host/mlflow#{SECRET}",
     ],
 )
 def test_a_password_in_a_uri_is_masked_and_is_in_no_message_and_no_process_list(monkeypatch, tmp_path, uri):
@@ -274,6 +281,26 @@ def test_a_password_in_a_uri_is_masked_and_is_in_no_message_and_no_process_list(
     assert SECRET not in plain_cause(ValueError(f"Max retries exceeded with url: {path}/api/2.0 (refused)"), uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert SECRET not in " ".join(ui_command(tmp_path, 5000))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MLFLOW_TRACKING_TOKEN", f"{SECRET}\n", f"return character(s) in header value: 'Bearer {SECRET}\\n'"),
+        ("MLFLOW_TRACKING_TOKEN", SECRET, f"the proxy at gate.example sent back {SECRET}"),
+        ("MLFLOW_TRACKING_PASSWORD", SECRET, f"401: {base64.b64encode(f'me:{SECRET}'.encode()).decode()}"),
+        ("DATABRICKS_TOKEN", SECRET, f"no such token: {SECRET}"),
+        ("SOMETHING_ELSE", SECRET, f"401 for Authorization: Bearer {SECRET}"),
+        ("SOMETHING_ELSE", SECRET, f'401 for {{"authorization": "basic {SECRET}="}}'),
+    ],
+)
+def test_no_token_of_the_environment_and_no_header_is_in_a_message(monkeypatch, name, value, message):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv(name, value)
+    told = plain_cause(ValueError(message), "http://host:5000")
+    assert "***" in told
+    for form in (SECRET, base64.b64encode(f"me:{SECRET}".encode()).decode()):
+        assert form not in told
 
 
 def test_telemetry_is_off_in_every_process_of_ours():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import logging
@@ -39,11 +40,17 @@ QUIET = {
 
 
 _QUERY = re.compile(
-    r"([?&][^=&\s]*(?:passw|pwd|token|secret|credential|(?:api|access)[_-]?key)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE
+    r"([?&;][^=&;\s]*(?:passw|pwd|token|secret|credential|(?:api|access)[_-]?key)[^=&;\s]*=)[^&;\s'\"]+", re.IGNORECASE
 )
 _USER = re.compile(r"(?<=://)([^:/?#@\s]*):(.*)@", re.DOTALL)
 """SQLAlchemy takes all up to the last @ for the password, also what a URI should have quoted."""
 _TOKEN = re.compile(r"^(https?://)[^:/?#@\s]+@")
+_OPEN = re.compile(r"^(?:postgresql|mysql|mssql|sqlite|file)\b")
+"""Their users are no secrets; before the @ of another store may stand a token, also where its scheme is misspelt."""
+_BEFORE_AT = re.compile(r"^([A-Za-z][\w+.-]*:?(?://)?)(.*)(?<!\*\*\*)@", re.DOTALL)
+_FRAGMENT = re.compile(r"#.+$", re.DOTALL)
+_HEADER = re.compile(r"\b(Bearer|Basic)\s+[^\s'\",\\]+", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"^(?:MLFLOW|DATABRICKS)_.*(?:TOKEN|PASSWORD|SECRET|CREDENTIAL)")
 
 
 def quiet_environment() -> None:
@@ -82,8 +89,24 @@ def artifact_root(out: Place) -> Path:
 
 def masked(uri: str) -> str:
     """Return the URI for printing, without its password or token."""
-    text = _QUERY.sub(r"\1***", uri)
-    return text if uri.startswith(SQLITE) else _TOKEN.sub(r"\1***@", _USER.sub(r"\1:***@", text))
+    if uri.startswith(SQLITE):
+        return _QUERY.sub(r"\1***", uri)
+    text = _TOKEN.sub(r"\1***@", _USER.sub(r"\1:***@", _QUERY.sub(r"\1***", uri)))
+    if not _OPEN.match(text):
+        text = _FRAGMENT.sub("#***", _BEFORE_AT.sub(r"\1***@", text))
+    return text
+
+
+def _without_secrets(text: str) -> str:
+    """Return a text without the passwords and tokens of the environment, and without those of headers in it."""
+    found = {name: value for name, value in os.environ.items() if _SECRET_NAME.match(name)}
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    secrets = {*found.values(), base64.b64encode(f"{user}:{password}".encode()).decode() if password else ""}
+    # A token that a file ended with a newline is printed with an escape, and used without it.
+    secrets |= {form for value in secrets for form in (value.strip(), repr(value)[1:-1])}
+    for secret in sorted((each for each in secrets if len(each) > 3), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return _HEADER.sub(r"\1 ***", text)
 
 
 def plain_cause(error: BaseException, uri: str) -> str:
@@ -92,8 +115,13 @@ def plain_cause(error: BaseException, uri: str) -> str:
     Of an outage it is the first 200 characters.
     """
     text = _QUERY.sub(r"\1***", str(error).replace(uri.rstrip("/"), masked(uri).rstrip("/")))
+    text = _without_secrets(text)
     # What a driver makes of a password that is not quoted: it takes a part of it for the host.
-    for secret in filter(None, (password[2] for password in _USER.finditer(uri) if not uri.startswith(SQLITE))):
+    secrets = [] if uri.startswith(SQLITE) else [password[2] for password in _USER.finditer(uri)]
+    if not _OPEN.match(uri):
+        secrets += [found[0][1:] for found in _FRAGMENT.finditer(uri)]
+        secrets += [found[2].rpartition(":")[2] for found in _BEFORE_AT.finditer(uri)]
+    for secret in filter(None, secrets):
         for part in (secret, *re.split(r"[@/?#:]", secret)):
             text = text.replace(part, "***") if len(part) > 3 else text
     # The remedy may be in a later line of MLflow's own words; other libraries add pages of addresses and SQL.
