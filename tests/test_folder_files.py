@@ -130,6 +130,51 @@ def test_what_is_no_file_is_named_and_not_waited_for(root, tmp_path):
     assert "train/cat/pipe.png (is no regular file), train/dog/gone.png (No such file or directory)" in result.output
 
 
+@pytest.mark.parametrize(
+    ("link", "target", "named", "kind"),
+    [
+        ("train/cat/up", "..", ("train/cat/up", "train"), "folder"),
+        ("train/cat/self", ".", ("train/cat/self", "train/cat"), "folder"),
+        ("train/cat/top", "../..", ("train/cat/top", ""), "folder"),
+        ("train/cat/above", "../../..", ("train/cat/above", ".."), "folder"),
+        ("train/cat/more", "../dog", ("train/dog", "train/cat/more"), "folder"),
+        ("train/dog/more", "../cat", ("train/dog/more", "train/cat"), "folder"),
+        ("train/dog/tests", "../../val/dog", ("val/dog", "train/dog/tests"), "folder"),
+        ("train/dog/x.png", "../cat/00.png", ("train/dog/x.png", "train/cat/00.png"), "file"),
+        ("train/cat/x.png", "00.png", ("train/cat/x.png", "train/cat/00.png"), "file"),
+        ("val/cat/x.png", "../../train/cat/00.png", ("val/cat/x.png", "train/cat/00.png"), "file"),
+    ],
+)
+def test_a_link_to_images_that_are_there_already_is_named_with_them(root, tmp_path, link, target, named, kind):
+    (root / link).symlink_to(target)
+    one, other = (os.path.normpath(f"{root}/{name}") for name in named)
+    result = plan(tmp_path)
+    assert result.exit_code == 2, result.output
+    assert f"{one} and {other} are the same {kind}, so its images would be used twice: remove" in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_a_whole_split_or_a_file_with_two_names_is_no_second_one(root, tmp_path):
+    os.link(root / "train" / "cat" / "00.png", root / "train" / "dog" / "hard.png")
+    with pytest.raises(DataError, match=r"train/dog/hard\.png and .*train/cat/00\.png are the same file"):
+        digest(tmp_path)
+    (root / "train" / "dog" / "hard.png").unlink()
+    shutil.rmtree(root / "val")
+    (root / "val").symlink_to("train")
+    with pytest.raises(DataError, match=r"/val and .*/train are the same folder"):
+        digest(tmp_path)
+
+
+def test_links_to_what_lies_elsewhere_are_followed(root, tmp_path):
+    before = digest(tmp_path)
+    for name in ("train/cat", "val/dog"):
+        shutil.move(root / name, tmp_path / "elsewhere" / name)
+        (root / name).symlink_to(tmp_path / "elsewhere" / name)
+    shutil.move(root / "train" / "dog" / "00.png", tmp_path / "elsewhere" / "00.png")
+    (root / "train" / "dog" / "00.png").symlink_to(tmp_path / "elsewhere" / "00.png")
+    assert digest(tmp_path) == before
+
+
 def test_many_bad_files_are_one_line(root, tmp_path):
     for index in range(40):
         add(root / "train" / "cat" / f"line\nbreak {index}.png", b"")
