@@ -14,7 +14,7 @@ from ablate.commands import main
 from ablate.config import resolve
 from ablate.data import cifar, image_folder, soundness
 from ablate.data.folders import DataFolders
-from ablate.data.prepare import prepare
+from ablate.data.prepare import load, prepare
 from ablate.errors import DataError
 
 CLASSES = ("cat", "dog")
@@ -163,6 +163,49 @@ def test_a_whole_split_or_a_file_with_two_names_is_no_second_one(root, tmp_path)
     (root / "val").symlink_to("train")
     with pytest.raises(DataError, match=r"/val and .*/train are the same folder"):
         digest(tmp_path)
+
+
+def prepared(tmp_path):
+    """Prepare the folder beside what was prepared before."""
+    return prepare(resolve(SETTINGS), tmp_path / "cache")
+
+
+def test_prepared_data_follows_the_folder(root, tmp_path, monkeypatch):
+    first = prepared(tmp_path)
+    assert prepared(tmp_path) == first
+    add(root / "train" / "cat" / "new.png")
+    more = prepared(tmp_path)
+    assert more.digest != first.digest
+    assert more.num_train + more.num_val == 25
+    for part in ("train", "val"):
+        shutil.copytree(root / part / "dog", root / part / "owl")
+    assert prepared(tmp_path).num_classes == 3
+    # A sweep that is under way still has what it was prepared for.
+    assert load(first.path).digest == first.digest
+    for part in ("train", "val"):
+        shutil.rmtree(root / part / "owl")
+    (root / "train" / "cat" / "new.png").unlink()
+    assert prepared(tmp_path) == first
+    shutil.rmtree(root)
+    with pytest.raises(DataError, match=r"no image folder found: .* \(ABLATE_DATA is .*given\)$"):
+        prepared(tmp_path)
+    monkeypatch.delenv("ABLATE_DATA")
+    with pytest.raises(DataError, match=r"no image folder found: .* \(ABLATE_DATA is not set\)$"):
+        prepared(tmp_path)
+
+
+def test_prepared_data_follows_ablate_data(root, tmp_path, monkeypatch):
+    first = prepared(tmp_path)
+    shutil.copytree(root.parent, tmp_path / "other")
+    monkeypatch.setenv("ABLATE_DATA", str(tmp_path / "other"))
+    same = prepared(tmp_path)
+    assert same.digest == first.digest
+    assert load(same.path).train.root == str(tmp_path / "other" / "image_folder")
+    (tmp_path / "other" / "image_folder" / "train" / "cat" / "00.png").unlink()
+    assert prepared(tmp_path).digest != first.digest
+    monkeypatch.setenv("ABLATE_DATA", str(root.parent))
+    assert prepared(tmp_path) == first
+    assert load(first.path).train.root == str(root)
 
 
 def test_links_to_what_lies_elsewhere_are_followed(root, tmp_path):

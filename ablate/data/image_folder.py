@@ -204,6 +204,17 @@ def load(folders: DataFolders) -> RawImages:
     )
 
 
+def sources(folders: DataFolders) -> list[str]:
+    """Return the paths of the images that `load` would return.
+
+    Raises:
+        DataError: As `load`.
+    """
+    raw = load(folders)
+    parts = [part for part in (raw.train, raw.test) if isinstance(part, ImageFiles)]
+    return [os.path.join(part.root, path) for part in parts for path in part.paths]
+
+
 def _read(root: Path) -> RawImages:
     try:
         classes, of_test = (list_classes(root / part) for part in ("train", "val"))
