@@ -147,7 +147,9 @@ class Row:
     change: it enters the fingerprint. `source` is a citation or "–". `check` returns (parameter,
     message) for a configuration that this row does not allow, else None. `origin` is the hash of the user's file that
     registered the row, empty for built-in rows. `image_shape` is (channels, height, width) of a data set's images, so
-    that a net can refuse them before they are loaded; None where it is not known.
+    that a net can refuse them before they are loaded; None where it is not known. `sources` of a data set is like
+    `target`: it takes the folders and returns the paths of the files that the loader would read, none where they are
+    not there. Where their paths, sizes or times have changed, the data is prepared anew.
     """
 
     kind: str
@@ -160,6 +162,7 @@ class Row:
     check: Callable[[TrialConfig], tuple[str, str] | None] | None = None
     origin: str = ""
     image_shape: tuple[int, int, int] | None = None
+    sources: str | Callable[..., Any] | None = None
 
     @property
     def stamp(self) -> str:
@@ -168,10 +171,18 @@ class Row:
 
     def load(self) -> Any:
         """Import and return the code behind this row."""
-        if not isinstance(self.target, str):
-            return self.target
-        module, _, attribute = self.target.partition(":")
-        return operator.attrgetter(attribute)(importlib.import_module(module))
+        return _imported_object(self.target)
+
+    def load_sources(self) -> Any:
+        """Import and return what names the files of a data set; None where nothing does."""
+        return None if self.sources is None else _imported_object(self.sources)
+
+
+def _imported_object(target: str | Callable[..., Any]) -> Any:
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    return operator.attrgetter(attribute)(importlib.import_module(module))
 
 
 _rows: dict[str, dict[str, Row]] = {kind: {} for kind in KINDS}

@@ -248,6 +248,64 @@ def test_a_second_call_does_not_touch_the_raw_data(tmp_path, register):
     assert first.path.name.startswith("toy-")
 
 
+def write_fashion_mnist(folder: Path, shift: int) -> None:
+    for name in fashion_mnist.FILES:
+        array = np.full((60, 28, 28), shift) if "images" in name else np.arange(60) % 10
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(idx_bytes(array))
+
+
+def write_cifar10(folder: Path, shift: int) -> None:
+    for part in ("train", "test"):
+        write_parquet(folder / f"{part}.parquet", [encoded(label + shift) for label in range(10)] * 3, [*range(10)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "write"), [("fashion_mnist", write_fashion_mnist), ("cifar10", write_cifar10)]
+)  # fmt: skip
+def test_a_copy_follows_ablate_data_and_stays_when_the_files_are_gone(tmp_path, monkeypatch, caplog, dataset, write):
+    def prepared() -> prepare.PreparedData:
+        return prepare.prepare(resolve({"dataset": dataset, "num_val": 10}), tmp_path / "cache")
+
+    write(tmp_path / "a", 1)
+    write(tmp_path / "b", 2)
+    monkeypatch.setenv("ABLATE_DATA", str(tmp_path / "a"))
+    first = prepared()
+    assert prepared() == first
+    monkeypatch.setenv("ABLATE_DATA", str(tmp_path / "b"))
+    other = prepared()
+    assert other.digest != first.digest
+    monkeypatch.setenv("ABLATE_DATA", str(tmp_path / "a"))
+    assert prepared() == first
+    write(tmp_path / "a", 3)
+    changed = prepared()
+    assert changed.digest not in (first.digest, other.digest)
+    assert not caplog.records
+    monkeypatch.delenv("ABLATE_DATA")
+    assert prepared() == changed
+    assert not caplog.records
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("ABLATE_DATA", str(tmp_path / "empty"))
+    assert prepared() == changed
+    assert f"empty, where the data set '{dataset}' is not found: its copy {changed.path} is used" in caplog.text
+    monkeypatch.setenv("ABLATE_DATA", str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"ABLATE_DATA must name a folder, but .*none is none"):
+        prepared()
+
+
+def test_a_data_set_of_ones_own_may_name_its_files(tmp_path, monkeypatch):
+    file = tmp_path / "raw"
+    file.write_bytes(b"1")
+    row = registry.Row(
+        kind="dataset", name="toy", summary="random images", sources=lambda folders: [file],
+        target=lambda folders: RawImages(random_split(100, seed=len(file.read_bytes())), None, num_val=20),
+    )  # fmt: skip
+    monkeypatch.setitem(registry._rows["dataset"], "toy", row)
+    first = prepare.prepare(toy(), tmp_path / "cache")
+    file.write_bytes(b"22")
+    assert prepare.prepare(toy(), tmp_path / "cache").digest != first.digest
+
+
 @pytest.mark.parametrize("damage", ["cut", "text", "bit", "format"])
 def test_a_damaged_file_is_made_again_with_a_warning(tmp_path, register, caplog, damage):
     register(RawImages(random_split(100), None, num_val=20))

@@ -14,7 +14,7 @@ from ablate.commands import main
 from ablate.config import resolve
 from ablate.data import cifar, image_folder, soundness
 from ablate.data.folders import DataFolders
-from ablate.data.prepare import prepare
+from ablate.data.prepare import load, prepare
 from ablate.errors import DataError
 
 CLASSES = ("cat", "dog")
@@ -128,6 +128,94 @@ def test_what_is_no_file_is_named_and_not_waited_for(root, tmp_path):
     assert result.exit_code == 2
     assert "2 of 34 image files" in result.output
     assert "train/cat/pipe.png (is no regular file), train/dog/gone.png (No such file or directory)" in result.output
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "named", "kind"),
+    [
+        ("train/cat/up", "..", ("train/cat/up", "train"), "folder"),
+        ("train/cat/self", ".", ("train/cat/self", "train/cat"), "folder"),
+        ("train/cat/top", "../..", ("train/cat/top", ""), "folder"),
+        ("train/cat/above", "../../..", ("train/cat/above", ".."), "folder"),
+        ("train/cat/more", "../dog", ("train/dog", "train/cat/more"), "folder"),
+        ("train/dog/more", "../cat", ("train/dog/more", "train/cat"), "folder"),
+        ("train/dog/tests", "../../val/dog", ("val/dog", "train/dog/tests"), "folder"),
+        ("train/dog/x.png", "../cat/00.png", ("train/dog/x.png", "train/cat/00.png"), "file"),
+        ("train/cat/x.png", "00.png", ("train/cat/x.png", "train/cat/00.png"), "file"),
+        ("val/cat/x.png", "../../train/cat/00.png", ("val/cat/x.png", "train/cat/00.png"), "file"),
+    ],
+)
+def test_a_link_to_images_that_are_there_already_is_named_with_them(root, tmp_path, link, target, named, kind):
+    (root / link).symlink_to(target)
+    one, other = (os.path.normpath(f"{root}/{name}") for name in named)
+    result = plan(tmp_path)
+    assert result.exit_code == 2, result.output
+    assert f"{one} and {other} are the same {kind}, so its images would be used twice: remove" in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_a_whole_split_or_a_file_with_two_names_is_no_second_one(root, tmp_path):
+    os.link(root / "train" / "cat" / "00.png", root / "train" / "dog" / "hard.png")
+    with pytest.raises(DataError, match=r"train/dog/hard\.png and .*train/cat/00\.png are the same file"):
+        digest(tmp_path)
+    (root / "train" / "dog" / "hard.png").unlink()
+    shutil.rmtree(root / "val")
+    (root / "val").symlink_to("train")
+    with pytest.raises(DataError, match=r"/val and .*/train are the same folder"):
+        digest(tmp_path)
+
+
+def prepared(tmp_path):
+    """Prepare the folder beside what was prepared before."""
+    return prepare(resolve(SETTINGS), tmp_path / "cache")
+
+
+def test_prepared_data_follows_the_folder(root, tmp_path, monkeypatch):
+    first = prepared(tmp_path)
+    assert prepared(tmp_path) == first
+    add(root / "train" / "cat" / "new.png")
+    more = prepared(tmp_path)
+    assert more.digest != first.digest
+    assert more.num_train + more.num_val == 25
+    for part in ("train", "val"):
+        shutil.copytree(root / part / "dog", root / part / "owl")
+    assert prepared(tmp_path).num_classes == 3
+    # A sweep that is under way still has what it was prepared for.
+    assert load(first.path).digest == first.digest
+    for part in ("train", "val"):
+        shutil.rmtree(root / part / "owl")
+    (root / "train" / "cat" / "new.png").unlink()
+    assert prepared(tmp_path) == first
+    shutil.rmtree(root)
+    with pytest.raises(DataError, match=r"no image folder found: .* \(ABLATE_DATA is .*given\)$"):
+        prepared(tmp_path)
+    monkeypatch.delenv("ABLATE_DATA")
+    with pytest.raises(DataError, match=r"no image folder found: .* \(ABLATE_DATA is not set\)$"):
+        prepared(tmp_path)
+
+
+def test_prepared_data_follows_ablate_data(root, tmp_path, monkeypatch):
+    first = prepared(tmp_path)
+    shutil.copytree(root.parent, tmp_path / "other")
+    monkeypatch.setenv("ABLATE_DATA", str(tmp_path / "other"))
+    same = prepared(tmp_path)
+    assert same.digest == first.digest
+    assert load(same.path).train.root == str(tmp_path / "other" / "image_folder")
+    (tmp_path / "other" / "image_folder" / "train" / "cat" / "00.png").unlink()
+    assert prepared(tmp_path).digest != first.digest
+    monkeypatch.setenv("ABLATE_DATA", str(root.parent))
+    assert prepared(tmp_path) == first
+    assert load(first.path).train.root == str(root)
+
+
+def test_links_to_what_lies_elsewhere_are_followed(root, tmp_path):
+    before = digest(tmp_path)
+    for name in ("train/cat", "val/dog"):
+        shutil.move(root / name, tmp_path / "elsewhere" / name)
+        (root / name).symlink_to(tmp_path / "elsewhere" / name)
+    shutil.move(root / "train" / "dog" / "00.png", tmp_path / "elsewhere" / "00.png")
+    (root / "train" / "dog" / "00.png").symlink_to(tmp_path / "elsewhere" / "00.png")
+    assert digest(tmp_path) == before
 
 
 def test_many_bad_files_are_one_line(root, tmp_path):

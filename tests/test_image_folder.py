@@ -181,7 +181,7 @@ def test_both_ingredients_train_two_steps_of_an_imagenet_net(data, settings):
     assert math.isfinite(loss.item())
 
 
-def test_the_digest_follows_names_sizes_and_crop(folder, tmp_path, monkeypatch, caplog):
+def test_the_digest_follows_names_sizes_and_crop(folder, tmp_path, monkeypatch):
     copy = tmp_path / "copy" / "image_folder"
     write_images(copy / "train", 16, 0)
     write_images(copy / "val", 5, 1)
@@ -194,7 +194,6 @@ def test_the_digest_follows_names_sizes_and_crop(folder, tmp_path, monkeypatch, 
     path = copy / "val" / CLASSES[0] / f"{CLASSES[0]}_0.JPEG"
     path.write_bytes(path.read_bytes() + b"\0")
     assert prepare(resolve(SETTINGS), tmp_path / "b").digest != first
-    assert "making" in caplog.text
 
 
 def test_a_damaged_file_fails_the_trial_and_is_named(data, tmp_path, monkeypatch):

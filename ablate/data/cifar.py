@@ -45,18 +45,14 @@ def load_cifar100(folders: DataFolders) -> RawImages:
 def _load(
     folders: DataFolders, source: Any, dataset: str, title: str, label_column: str, num_classes: int
 ) -> RawImages:
-    for folder in folders.candidates(dataset):
-        if (folder / source.base_folder).is_dir():
-            return _read_torchvision(folder, source, title, num_classes)
-        # A shared folder is not searched to any depth: the files of another data set may lie below it. plain_text is
-        # the folder's name at Hugging Face.
-        patterns = ("**/*.parquet",) if folder.name == dataset else ("*.parquet", "plain_text/*.parquet")
-        found = find_parquet([(folder, pattern) for pattern in patterns])
-        if found:
-            train, test = (
-                read_parquet(paths, label_column=label_column, num_classes=num_classes, size=SIZE) for paths in found
-            )
-            return RawImages(train, test, num_classes=num_classes)
+    found = _find(folders, source, dataset)
+    if isinstance(found, Path):
+        return _read_torchvision(found, source, title, num_classes)
+    if found:
+        train, test = (
+            read_parquet(paths, label_column=label_column, num_classes=num_classes, size=SIZE) for paths in found
+        )
+        return RawImages(train, test, num_classes=num_classes)
     folders.download(
         lambda: source(folders.cache, download=True),
         dataset=dataset,
@@ -64,6 +60,45 @@ def _load(
         files=f"{source.base_folder}, or the Parquet files train-*.parquet and test-*.parquet,",
     )
     return _read_torchvision(folders.cache, source, title, num_classes)
+
+
+def sources_cifar10(folders: DataFolders) -> list[Path]:
+    """Return the files that `load_cifar10` would read; none where it would download them.
+
+    Raises:
+        DataError: ABLATE_DATA is set, but is no folder, or a part of the files is missing.
+    """
+    return _sources(folders, torchvision.datasets.CIFAR10, "cifar10")
+
+
+def sources_cifar100(folders: DataFolders) -> list[Path]:
+    """Return the files that `load_cifar100` would read; none where it would download them.
+
+    Raises:
+        DataError: ABLATE_DATA is set, but is no folder, or a part of the files is missing.
+    """
+    return _sources(folders, torchvision.datasets.CIFAR100, "cifar100")
+
+
+def _sources(folders: DataFolders, source: Any, dataset: str) -> list[Path]:
+    found = _find(folders, source, dataset) or folders.cache
+    if not isinstance(found, Path):
+        return [path for paths in found for path in paths]
+    return sorted(path for path in (found / source.base_folder).glob("*") if path.is_file())
+
+
+def _find(folders: DataFolders, source: Any, dataset: str) -> Path | tuple[list[Path], list[Path]] | None:
+    """Return the user's folder that holds torchvision's, or the user's train and test Parquet files."""
+    for folder in folders.candidates(dataset):
+        if (folder / source.base_folder).is_dir():
+            return folder
+        # A shared folder is not searched to any depth: the files of another data set may lie below it. plain_text is
+        # the folder's name at Hugging Face.
+        patterns = ("**/*.parquet",) if folder.name == dataset else ("*.parquet", "plain_text/*.parquet")
+        found = find_parquet([(folder, pattern) for pattern in patterns])
+        if found:
+            return found
+    return None
 
 
 def _read_torchvision(root: Path, source: Any, title: str, num_classes: int) -> RawImages:

@@ -56,6 +56,15 @@ def load(folders: DataFolders) -> RawImages:
     return RawImages(train, test, num_classes=NUM_CLASSES)
 
 
+def sources(folders: DataFolders) -> list[Path]:
+    """Return the four files that `load` would read; none where it would download them.
+
+    Raises:
+        DataError: ABLATE_DATA is set, but is no folder.
+    """
+    return _find(folders) or []
+
+
 def _find(folders: DataFolders) -> list[Path] | None:
     given = [place for folder in folders.candidates("fashion_mnist") for place in (folder, folder / RAW)]
     places = [*given, DEBIAN_FOLDER, folders.cache / RAW]

@@ -28,7 +28,7 @@ from ablate.data.augment import random_resized_crop, resized_crop_flip
 from ablate.data.dataset import Augment, Batch, RawImages
 from ablate.data.decode import to_rgb
 from ablate.data.folders import DataFolders
-from ablate.data.listing import list_classes, list_images
+from ablate.data.listing import Ways, list_classes, list_images
 from ablate.errors import DataError, is_out_of_memory
 
 DEFAULT_SIZE = 224
@@ -192,7 +192,7 @@ def load(folders: DataFolders) -> RawImages:
     """Return the images below train/ and val/ of $ABLATE_DATA/image_folder or $ABLATE_DATA; decode none.
 
     Raises:
-        DataError: There are no such folders, or they have different classes.
+        DataError: There are no such folders, they have different classes, or a link brings in a folder or file twice.
     """
     for folder in folders.candidates("image_folder"):
         if (folder / "train").is_dir() and (folder / "val").is_dir():
@@ -204,6 +204,17 @@ def load(folders: DataFolders) -> RawImages:
     )
 
 
+def sources(folders: DataFolders) -> list[str]:
+    """Return the paths of the images that `load` would return.
+
+    Raises:
+        DataError: As `load`.
+    """
+    raw = load(folders)
+    parts = [part for part in (raw.train, raw.test) if isinstance(part, ImageFiles)]
+    return [os.path.join(part.root, path) for part in parts for path in part.paths]
+
+
 def _read(root: Path) -> RawImages:
     try:
         classes, of_test = (list_classes(root / part) for part in ("train", "val"))
@@ -212,13 +223,16 @@ def _read(root: Path) -> RawImages:
     if classes != of_test:
         differ = sorted(set(classes) ^ set(of_test))
         raise DataError(f"{root}/train and {root}/val must have the same classes, but only one has {differ[0]}")
-    train, test = (_files(root, part, classes) for part in ("train", "val"))
+    ways = Ways(root)
+    for part in ("train", "val"):
+        ways.add(str(root / part), "folder")
+    train, test = (_files(root, part, classes, ways) for part in ("train", "val"))
     num_val = max(len(classes), len(train) // VAL_SHARE, min(len(train) // SMALL_VAL_SHARE, ENOUGH_VAL))
     return RawImages(train, test, num_val=num_val, num_classes=len(classes), class_names=tuple(classes))
 
 
-def _files(root: Path, part: str, classes: list[str]) -> ImageFiles:
-    found = [list_images(root / part / name, root) for name in classes]
+def _files(root: Path, part: str, classes: list[str], ways: Ways) -> ImageFiles:
+    found = [list_images(root / part / name, root, ways) for name in classes]
     labels = [label for label, paths in enumerate(found) for _ in paths]
     return ImageFiles(
         str(root), tuple(path for paths in found for path in paths), torch.tensor(labels, dtype=torch.int64)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import io
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +64,23 @@ def prepare(config: TrialConfig, cache: Path) -> PreparedData:
     """Return the prepared data of a configuration; make the file if it is not there.
 
     Of the configuration, dataset, image_size, num_train and num_val matter. The file is
-    cache/<dataset>-<hash of these>.pt; the cache also takes downloads. A damaged file is made again.
+    cache/<dataset>-<hash of these>-<hash of the raw files>.pt, so other raw files make another one and leave this to
+    those who read it; the second hash is missing where the data set's row does not say which files it reads. The cache
+    also takes downloads. A damaged file is made again. Where the raw files are gone, the newest copy of them is used.
 
     Raises:
         DataError: The raw data is not found or damaged, or the configuration asks for more than there is.
     """
-    path = cache / f"{config.dataset}-{_parameters_hash(config)}.pt"
+    folders = DataFolders.from_environment(cache)
+    sources = _sources_hash(config, folders)
+    path = _path(config, cache, sources)
+    if sources == "" and (kept := _newest_copy(config, cache)):
+        path = kept
+        if folders.given is not None:
+            _logger.warning(
+                "ABLATE_DATA is %s, where the data set '%s' is not found: its copy %s is used",
+                folders.given, config.dataset, path,
+            )  # fmt: skip
     if path.exists():
         try:
             data = load(path)
@@ -76,7 +89,9 @@ def prepare(config: TrialConfig, cache: Path) -> PreparedData:
             return _describe(path, data)
         except DataError as error:
             _logger.warning("making %s again: %s", path, error)
-    data = _make(config, DataFolders.from_environment(cache))
+    data = _make(config, folders)
+    if sources == "":  # Now they are downloaded.
+        path = _path(config, cache, _sources_hash(config, folders))
     _save(path, data)
     return _describe(path, data)
 
@@ -107,6 +122,37 @@ def _read_part(content: dict[str, Any], part: str) -> Images:
         return Split(content[f"{part}_images"], content[f"{part}_labels"])
     root, paths, labels, size = (content[f"{part}_{field}"] for field in ("root", "paths", "labels", "size"))
     return ImageFiles(root, tuple(paths), labels, size)
+
+
+def _path(config: TrialConfig, cache: Path, sources: str | None) -> Path:
+    suffix = f"-{sources}" if sources else ""
+    return cache / f"{config.dataset}-{_parameters_hash(config)}{suffix}.pt"
+
+
+def _newest_copy(config: TrialConfig, cache: Path) -> Path | None:
+    """Return the newest prepared file of a configuration, whatever raw files it was made from."""
+    pattern = glob.escape(f"{config.dataset}-{_parameters_hash(config)}") + "*.pt"
+    return max(cache.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _sources_hash(config: TrialConfig, folders: DataFolders) -> str | None:
+    """Return a hash of the paths, sizes and times of the raw files, "" without any, None where they are not known.
+
+    It says whether raw data has to be looked at again; what the data is, the digest says.
+    """
+    sources = config.row("dataset").load_sources()
+    if sources is None:
+        return None
+    digest, is_empty = hashlib.sha256(), True
+    for path in sources(folders):
+        is_empty = False
+        try:
+            found = os.stat(path)
+            state = f"{found.st_size}\0{found.st_mtime_ns}"
+        except OSError as error:
+            state = str(error.strerror)
+        digest.update(os.fsencode(os.path.abspath(path)) + f"\0{state}\n".encode())
+    return "" if is_empty else digest.hexdigest()[:16]
 
 
 def _parameters_hash(config: TrialConfig) -> str:

@@ -219,10 +219,13 @@ def _resources(plan: Plan, jobs: int | None, device: str, address: str, deadline
 
 
 def _for_workers(out: Place, data: PreparedData) -> Place:
-    """Return where workers find prepared data: the file itself, or its copy in an object store, named by its digest."""
+    """Return where workers find prepared data: the file itself, or its copy in an object store.
+
+    Its name has the digest and that of the file: images of one digest may lie in another folder than before.
+    """
     if isinstance(out, Path):
         return data.path.resolve()
-    copy = out / "data" / f"{data.digest}.pt"
+    copy = out / "data" / f"{data.digest}-{data.path.name}"
     if not copy.exists():
         write_atomically(copy, data.path.read_bytes())
     with contextlib.suppress(OSError):  # Workers on this machine need not fetch it.
