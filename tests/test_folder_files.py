@@ -154,11 +154,15 @@ def test_a_link_to_images_that_are_there_already_is_named_with_them(root, tmp_pa
     assert result.output.count("\n") == 1
 
 
-def test_a_whole_split_or_a_file_with_two_names_is_no_second_one(root, tmp_path):
+def test_equal_images_that_a_store_keeps_once_are_two(root, tmp_path):
     os.link(root / "train" / "cat" / "00.png", root / "train" / "dog" / "hard.png")
-    with pytest.raises(DataError, match=r"train/dog/hard\.png and .*train/cat/00\.png are the same file"):
-        digest(tmp_path)
-    (root / "train" / "dog" / "hard.png").unlink()
+    shutil.move(root / "train" / "cat" / "01.png", tmp_path / "object")
+    for name in ("01.png", "again.png"):
+        (root / "train" / "cat" / name).symlink_to(tmp_path / "object")
+    assert prepared(tmp_path).num_train + prepared(tmp_path).num_val == 26
+
+
+def test_a_split_that_is_the_other_one_is_refused(root, tmp_path):
     shutil.rmtree(root / "val")
     (root / "val").symlink_to("train")
     with pytest.raises(DataError, match=r"/val and .*/train are the same folder"):

@@ -41,7 +41,7 @@ class Ways:
     """Knows each folder and file by device and inode, and the way by which it was first reached.
 
     Links are followed. One that leads back, into another class or into the other split would bring an image in twice,
-    perhaps with two labels.
+    perhaps with two labels. Two links to one file elsewhere, and two hard links, are two images that are equal.
     """
 
     def __init__(self, root: Path) -> None:
@@ -62,7 +62,10 @@ class Ways:
         except OSError:
             return
         first = self._first.setdefault((found.st_dev, found.st_ino), path)
-        if first is not path and found.st_ino:  # Some file systems have no inodes.
+        if first is path or not found.st_ino:  # Some file systems have no inodes.
+            return
+        # Stores that keep equal images once give each its link, or its hard link, to one file.
+        if kind == "folder" or os.path.islink(path) != os.path.islink(first):
             raise DataError(
                 f"{shown_name(path)} and {shown_name(first)} are the same {kind}, so its images would be used twice: "
                 "remove the link"
