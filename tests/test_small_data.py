@@ -32,7 +32,7 @@ def test_a_fifth_is_held_out_of_small_folders_and_a_25th_of_large_ones(tmp_path,
             (tmp_path / part / name / "0.png").touch()
     files = image_folder.ImageFiles
 
-    def listed(root, part, classes):
+    def listed(root, part, classes, ways):
         num = num_train if part == "train" else 2
         return files(str(root), tuple(map(str, range(num))), torch.arange(num) % 2)
 
