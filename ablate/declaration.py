@@ -20,7 +20,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -480,19 +480,24 @@ def tie_notices(cells: list[CellTrials]) -> list[str]:
 
 def sweeps(out: Place) -> list[str]:
     """Return the ids of all sweeps in an output folder in order of their names, the one declared last at the end."""
-    names = sorted(file.parent.name for file in listed(out, "*/declaration.json"))
-    last = _latest(out / LATEST)
+    found = (file.parent.name for file in listed(out, "*/declaration.json"))
+    names = sorted(name for name in found if SWEEP_ID.fullmatch(name))
+    last = _latest(out / LATEST, names)
     return sorted(names, key=lambda name: name == last)
 
 
-def _latest(file: Place) -> str:
+def _latest(file: Place, names: Container[str]) -> str:
+    """Return which of the sweeps was declared last; "" where that is not known, with a warning if it should be."""
     try:
-        return read_file(file).decode()
+        last = read_file(file).decode().strip()
     except FileNotFoundError:
         return ""
     except (OddFileError, UnicodeDecodeError):
-        log.warning("%s is damaged: which sweep was declared last is not known, until the next one is", file)
-        return ""
+        last = ""
+    if last in names:
+        return last
+    log.warning("%s names no sweep that is here: which was declared last is not known, until the next one is", file)
+    return ""
 
 
 def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger) -> list[CellTrials]:

@@ -519,7 +519,7 @@ def test_odd_files_are_one_line_each(tmp_path, caplog):
         latest.rmdir() if latest.is_dir() else latest.unlink()
         make()
         assert sweeps(tmp_path) == [SWEEP]
-        assert [record.message.partition(":")[0] for record in caplog.records] == [f"{latest} is damaged"]
+        assert [record.message.partition(" that")[0] for record in caplog.records] == [f"{latest} names no sweep"]
     folder = SweepFolder(tmp_path, SWEEP)
     for name, code in (("declaration.json", 2), ("proposals.jsonl", 1), ("lock", 0)):
         kept = (folder.path / name).read_bytes() if name != "lock" else b""
@@ -587,3 +587,18 @@ def test_a_declaration_that_does_not_hold_together_is_told(tmp_path, key, value,
 
 def test_an_error_holds_no_control_characters():
     assert str(UsageError("a\x1b[2J\x0fb\nc")) == "a [2J b\nc"
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0\0", b"gone", b"\xff\xfe"])
+def test_a_latest_sweep_that_names_none_is_told_and_others_are_still_there(tmp_path, caplog, content):
+    for name in ("tiny", "zeta"):
+        Synthetic(tmp_path, sweep=name).write()
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "declaration.json").write_text("{}")
+    assert sweeps(tmp_path) == ["tiny", "zeta"]
+    (tmp_path / "ledger" / "latest_sweep").write_bytes(b"tiny\n")
+    assert sweeps(tmp_path) == ["zeta", "tiny"]
+    assert not caplog.records
+    (tmp_path / "ledger" / "latest_sweep").write_bytes(content)
+    assert sweeps(tmp_path) == ["tiny", "zeta"]
+    assert "latest_sweep names no sweep that is here: which was declared last is not known" in caplog.text
