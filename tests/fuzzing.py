@@ -20,7 +20,7 @@ from ablate.errors import AblateError
 EXAMPLES = int(os.environ.get("ABLATE_FUZZ_EXAMPLES", "0"))
 COUNTS: dict[str, Counter[str]] = {}
 """Inputs tried so far, by kind: how many were accepted and how many refused."""
-TIMEOUT_S = 30
+TIMEOUT_S = 120
 MAX_LINE = 2_000
 
 
