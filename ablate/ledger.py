@@ -127,6 +127,8 @@ class Stored(NamedTuple):
 
 BOUNDED = {metric.name: metric for metric in METRICS if metric.name in ACCURACIES}
 MAPS = ("rows", "metrics", "provenance")
+MAX_DURATION_S = 1e9
+"""No trial takes 30 years."""
 BATCH = 500
 """Files that are decoded in one go: bounds the memory."""
 MAX_ALONE = 2_000
@@ -310,7 +312,10 @@ def _from_rows(table: pa.Table) -> list[TrialRecord]:
         present["settings"] = json.loads(present["settings"])
         for name in MAPS:
             if name in present:
-                present[name] = dict(present[name])
+                entries = present[name]
+                present[name] = dict(entries)
+                if len(present[name]) < len(entries):
+                    raise ValueError(f"{name} has an entry twice")
         if curves is not None:
             present["curves"] = curves[index]
         record = TrialRecord(**present)
@@ -337,8 +342,10 @@ def _check_values(record: TrialRecord) -> None:
         raise ValueError("the settings are no mapping")
     if any(value is None for name in MAPS for value in getattr(record, name).values()):
         raise ValueError("a value is missing")
-    if not 0 <= record.duration_s < math.inf or record.num_epochs < 0:
+    if not 0 <= record.duration_s <= MAX_DURATION_S or record.num_epochs < 0:
         raise ValueError(f"a trial cannot take {record.duration_s} s and {record.num_epochs} epochs")
+    if record.num_parameters < 0:
+        raise ValueError(f"a net cannot have {record.num_parameters} parameters")
     needed = {"tune": ("val_accuracy",), "confirm": ("val_accuracy", "test_accuracy")}[record.phase]
     for name in needed if record.state == "complete" else ():
         value = record.metrics.get(name)

@@ -344,6 +344,13 @@ def test_a_trial_that_was_pruned_here_and_run_to_its_end_elsewhere_stays_pruned_
         ("state", None, "it has no state"),
         ("sweep", "s", "it holds the trial ab12-01~s.parquet"),
         ("duration_s", float("nan"), "a trial cannot take nan s"),
+        ("duration_s", 1e300, "a trial cannot take 1e+300 s"),
+        ("num_parameters", -5, "a net cannot have -5 parameters"),
+        (
+            "metrics",
+            [("test_accuracy", 0.5), ("test_accuracy", 0.6), ("val_accuracy", 0.5)],
+            "metrics has an entry twice",
+        ),
         ("metrics", [("val_accuracy", 0.5)], "a complete trial needs a test_accuracy, but it is None"),
         ("metrics", [("test_accuracy", float("nan")), ("val_accuracy", 0.5)], "needs a test_accuracy, but it is nan"),
         ("metrics", [("test_accuracy", 7.0), ("val_accuracy", 0.5)], "test_accuracy is 7.0, but it must be in"),
