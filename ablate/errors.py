@@ -10,6 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+def printable(text: str) -> str:
+    """Return a line without control characters, which what others wrote may bring to a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 class AblateError(Exception):
     """Base of all errors of this project; `exit_code` is what the command line ends with."""
 
@@ -17,9 +22,7 @@ class AblateError(Exception):
 
     def __str__(self) -> str:
         """The message without control characters, which a damaged file may have brought into it."""
-        return "".join(
-            character if character.isprintable() or character == "\n" else " " for character in super().__str__()
-        )
+        return "\n".join(map(printable, super().__str__().split("\n")))
 
 
 class UsageError(AblateError):

@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ablate.config import ACCURACIES, METRICS, as_read
-from ablate.errors import DamagedError, LedgerError
+from ablate.errors import DamagedError, LedgerError, printable
 from ablate.places import Place
 from ablate.processes import map_in_two
 from ablate.storage import OddFileError, listed, move, read_file, write_atomically
@@ -219,7 +219,7 @@ def _decoding(path: Place) -> Iterator[None]:
 def _line(error: BaseException) -> str:
     """Return an error in one line without control characters, which a damaged file may have brought into it."""
     text = str(error).partition("\n")[0] or type(error).__name__
-    return "".join(character if character.isprintable() else " " for character in text)
+    return printable(text)
 
 
 def _check_version(path: Place, version: int, newest: int) -> None:

@@ -345,3 +345,13 @@ def test_a_file_that_is_a_link_is_replaced_not_followed(tmp_path):
     Synthetic(out).write()
     assert victim.read_text() == "mine"
     assert issubclass(DataError, AblateError)
+
+
+def test_no_character_of_a_question_steers_the_terminal(tmp_path):
+    question = r'"Does \e[31m it \a\b \u202e \u2028 train?"'
+    text = f"name: tiny\nquestion: {question}\naxes: {{depth: [8]}}\nbudget: {{trials_per_cell: 1}}\n"
+    (tmp_path / "tiny.yaml").write_text(text)
+    done = CliRunner().invoke(main, ["plan", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "o"), "--no-probe"])
+    assert done.exit_code == 0, done.output
+    assert "tiny: Does  [31m it" in done.output
+    assert all(line.isprintable() for line in done.output.splitlines())

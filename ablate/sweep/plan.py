@@ -17,7 +17,7 @@ from ablate.config import OBJECTIVE, ConfigError, TrialConfig, measured, resolve
 from ablate.cpus import num_cpus
 from ablate.data.prepare import PreparedData, prepare
 from ablate.declaration import Declaration, DeclaredCell, SweepFolder, data_notices, public_file
-from ablate.errors import DataError, UsageError
+from ablate.errors import DataError, UsageError, printable
 from ablate.places import Place, local_view
 from ablate.sweep.capacity import Node, num_fitting
 from ablate.sweep.cells import Cell, build_cells, with_known_keys
@@ -76,7 +76,7 @@ class Plan:
         if metric.floor is not None:
             floor = f"; {metric.floor_name} is {metric.with_unit(metric.floor)}, {metric.floor_meaning}"
         return [
-            f"{declaration.sweep}: {declaration.question or '(no question written)'}",
+            f"{declaration.sweep}: {printable(declaration.question) or '(no question written)'}",
             f"{f'{axes} = {len(declaration.cells)} cells, each' if axes else '1 cell with'} "
             f"{declaration.trials_per_cell} tune trials and "
             f"{declaration.num_seeds} confirm seeds: {declaration.num_trials} trials",
