@@ -13,7 +13,10 @@ from ablate.errors import SpecError, UsageError
 from ablate.ledger import Ledger, TrialRecord
 from ablate.metrics import Metric, significant
 from ablate.report.build import build_report
+from ablate.report.curves import learning_curves
 from ablate.report.entries import entries
+from ablate.report.figures import degradation, metric_by_row
+from ablate.report.grid import grid
 from ablate.report.statistics import estimate, paired_difference
 from ablate.report.sufficiency import doubts
 from ablate.report.summary import status, status_lines
@@ -335,3 +338,36 @@ def test_a_plan_names_the_floor_that_there_is(tmp_path):
         # A loss has none, but what tuning optimises has one.
         assert any("; chance is 10.3%, the most frequent class's share" in line for line in plan.lines())
         assert plan.summary().get("chance") == (None if metric == "test_loss" else plan.declaration.metric.floor)
+
+
+def lines_of(figure):
+    return [line for axes in figure.axes for line in axes.lines]
+
+
+def test_learning_curves_show_the_floor_of_what_they_draw_whatever_the_table_shows(tmp_path):
+    written = Synthetic(tmp_path).write()
+    for metric in ("test_accuracy", "test_loss"):
+        declaration = dataclasses.replace(written, report={**written.report, "metric": metric})
+        table = grid(declaration, entries(declaration, trials_of(tmp_path, declaration)))
+        figure = learning_curves(declaration, table, "val_accuracy")
+        assert {tuple(line.get_ydata()) for line in lines_of(figure) if line.get_label() == "chance"} == {(10.0, 10.0)}
+
+
+def test_seeds_beside_one_that_diverged_without_a_floor_are_drawn_hollow(tmp_path):
+    declaration = regression(tmp_path, confirm={("plain", "20", 1): "diverged"})
+    table = grid(declaration, entries(declaration, trials_of(tmp_path, declaration)))
+    hollow = [line for line in lines_of(metric_by_row(declaration, table)) if line.get_markerfacecolor() == "none"]
+    (entry,) = (entry for entry in table.entries if entry.estimate.num_diverged)
+    assert [list(line.get_ydata()) for line in hollow] == [list(entry.estimate.values)]
+
+
+def test_training_stands_beside_the_test_however_it_was_evaluated(tmp_path):
+    written = Synthetic(tmp_path).write()
+    declaration = dataclasses.replace(written, report={**written.report, "metric": "test_accuracy_running_statistics"})
+    trials = trials_of(tmp_path, written)
+    for each in trials:
+        each.confirm[:] = [
+            (p, dataclasses.replace(r, metrics={**r.metrics, declaration.metric.name: r.metrics["test_accuracy"]}))
+            for p, r in each.confirm
+        ]
+    assert degradation(declaration, grid(declaration, entries(declaration, trials))) is not None

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ablate.declaration import Declaration
 from ablate.ledger import TrialRecord
 from ablate.metrics import Metric
-from ablate.report.drawing import STYLE, cell_panels, draw_floor, draw_legend
+from ablate.report.drawing import STYLE, cell_panels, draw_floors, draw_legend
 from ablate.report.drawing import style as style_of
 from ablate.report.grid import Grid, Levels
 
@@ -33,8 +33,9 @@ def learning_curves(declaration: Declaration, grid: Grid, curve: str) -> Figure 
         for (row, column), axes in found.items():
             _draw_curves(axes, _curves(grid, row, column, curve), metric, column, grid.columns.index(column))
         panels = list(dict.fromkeys(found.values()))
+        floors = {floor for entry in grid.entries if (floor := entry.trials.objective.floor) is not None}
         for axes in panels:
-            draw_floor(axes, declaration)
+            draw_floors(axes, metric, sorted(floors))
         draw_legend(figure, *panels, last=metric.floor_name)
     return figure
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -16,7 +16,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf, PdfPages
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from ablate.declaration import Declaration
+from ablate.metrics import Metric
 from ablate.report.grid import Grid, Levels
 from ablate.report.text import broken
 
@@ -144,10 +144,9 @@ def set_levels(axes: Any, positions: list[float], labels: list[str]) -> None:
     axes.set_xticks(positions, labels, rotation=90 if sum(len(label) + 1 for label in labels) > 11 * inches else 0)
 
 
-def draw_floor(axes: Any, declaration: Declaration) -> None:
-    """Draw what a useless trial scores as a line; sweeps on different data have one each."""
-    metric = declaration.metric
-    for floor in declaration.floors:
+def draw_floors(axes: Any, metric: Metric, floors: Iterable[float]) -> None:
+    """Draw what useless trials score as lines; sweeps on different data have one each."""
+    for floor in floors:
         axes.axhline(metric.scale * floor, color="#777777", linestyle=":", linewidth=1.1, label=metric.floor_name)
 
 

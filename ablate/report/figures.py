@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator
 
 from ablate.declaration import Declaration
 from ablate.metrics import Metric
-from ablate.report.drawing import STYLE, draw_floor, draw_legend, named_rows, panels, place_legend, set_levels
+from ablate.report.drawing import STYLE, draw_floors, draw_legend, named_rows, panels, place_legend, set_levels
 from ablate.report.drawing import style as style_of
 from ablate.report.entries import Entry
 from ablate.report.grid import Grid, Levels
@@ -48,7 +48,7 @@ def metric_by_row(declaration: Declaration, grid: Grid) -> Figure:
         found[0].set_ylabel(metric.axis)
         if _is_floor_shown(declaration, grid, [axes.get_ylim() for axes in found]):
             for axes in found:
-                draw_floor(axes, declaration)
+                draw_floors(axes, metric, declaration.floors)
         else:
             text = f"{metric.floor_name} ({floor_text(declaration)}) is {'below' if metric.sign > 0 else 'above'}"
             figure.supxlabel(f"{text} this range", fontsize=8)
@@ -90,10 +90,9 @@ def _draw_column(axes: Any, grid: Grid, rows: list[Levels], x: list[float], colu
     places, means, lows, highs = [], [], [], []
     for position, row in zip(x, rows, strict=True):
         entry = grid.at.get((row, column))
-        if entry is None or not entry.is_settled or entry.estimate.mean is None:
+        if entry is None or not entry.is_settled:
             continue
-        measured, scale = entry.estimate, entry.metric.scale
-        mean = scale * entry.estimate.mean
+        measured, scale, mean = entry.estimate, entry.metric.scale, _scaled_mean(entry)
         seeds = [scale * value for value in measured.values]
         places.append(position + dodge)
         # A mean of success and collapse describes no seed: the line breaks, and the seeds stand alone.
@@ -113,9 +112,9 @@ def degradation(declaration: Declaration, grid: Grid) -> Figure | None:
     Means over confirm seeds with the seeds as small marks; a diverged seed counts as the floor. None if no confirm
     trial recorded the metric on training data, or the row axis has one level only.
     """
-    metric = declaration.metric
+    metric, train = declaration.metric, _train_name(declaration)
     levels = {row[-1] for row in grid.rows if row}
-    if len(levels) < 2 or not any(map(_train_losses, grid.entries)):
+    if len(levels) < 2 or not any(_train_losses(entry, train) for entry in grid.entries):
         return None
     groups = list(dict.fromkeys(row[:-1] for row in grid.rows))
     with matplotlib.rc_context(STYLE):
@@ -124,7 +123,7 @@ def degradation(declaration: Declaration, grid: Grid) -> Figure | None:
         for index, group in enumerate(groups):
             rows = [row for row in grid.rows if row[:-1] == group]
             for axes, kind in zip(found[2 * index : 2 * index + 2], ("training", "test"), strict=True):
-                _draw_losses(axes, grid, rows, kind)
+                _draw_losses(axes, grid, rows, train if kind == "training" else None)
                 axes.set_title(" · ".join([*group, f"{kind} {loss_name(metric)}"]), loc="left", fontsize=10)
                 axes.set_xlabel(grid.row_axes[-1])
         found[0].set_ylabel(f"{loss_name(metric)} (%)" if metric.unit == "percent" else loss_name(metric))
@@ -198,9 +197,16 @@ def _scale_hours(axes: Any, hours: list[float]) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
 
 
-def _train_losses(entry: Entry) -> list[float]:
+def _train_name(declaration: Declaration) -> str:
+    """Return the metric on training data that the table's is compared with: an accuracy, however it was evaluated."""
+    names = [metric.name for metric in declaration.metrics if metric.name.startswith("train_")]
+    shown = f"train_{declaration.metric.quantity}"
+    return next((name for name in names if f"{shown}_".startswith(f"{name}_")), shown)
+
+
+def _train_losses(entry: Entry, name: str) -> list[float]:
     """Return the loss of each confirm seed on training data, a diverged one at the floor if there is one."""
-    metric, name, losses = entry.metric, f"train_{entry.metric.quantity}", []
+    metric, losses = entry.metric, []
     for _, record in entry.trials.confirm:
         if record is None or record.state == "failed":
             continue
@@ -212,7 +218,8 @@ def _train_losses(entry: Entry) -> list[float]:
     return losses
 
 
-def _draw_losses(axes: Any, grid: Grid, rows: list[Levels], kind: str) -> None:
+def _draw_losses(axes: Any, grid: Grid, rows: list[Levels], train: str | None) -> None:
+    """Draw the losses of the metric `train` on training data, or those of the table."""
     x, labels = _positions(rows)
     for number, column in enumerate(grid.columns):
         look = style_of(number)
@@ -223,7 +230,7 @@ def _draw_losses(axes: Any, grid: Grid, rows: list[Levels], kind: str) -> None:
                 means.append(math.nan)
                 continue
             shown = [_loss(entry.metric, value) for value in entry.estimate.values]
-            losses = [entry.metric.scale * loss for loss in (_train_losses(entry) if kind == "training" else shown)]
+            losses = [entry.metric.scale * loss for loss in (_train_losses(entry, train) if train else shown)]
             is_mixed = entry.estimate.is_mixed
             means.append(math.fsum(losses) / len(losses) if losses and not is_mixed else math.nan)
             axes.plot([position] * len(losses), losses, **_seed_marks(look, is_mixed=is_mixed))
