@@ -36,6 +36,7 @@ from ablate.storage import Lines, OddFileError, listed, read_file, write_atomica
 SCHEMA_VERSION = 3
 """2: without `metrics` and `objective`. 1: also without `space` of a cell, `runner_up`, `audit`, `design` and
 `components`."""
+WITH_METRICS = 3
 SWEEP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,99})?")
 """Name or name@profile: it becomes a folder."""
 DATA_NUMBERS = ("num_train", "num_val", "num_test", "num_classes")
@@ -355,12 +356,13 @@ class SweepFolder:
             )
         try:
             content = read_file(file)
-            if json.loads(content)["schema_version"] > SCHEMA_VERSION:
+            version = json.loads(content)["schema_version"]
+            if version > SCHEMA_VERSION:
                 raise UsageError(f"cannot read {file}: it was written by a newer version")
-            declaration = from_json(Declaration, _upgraded(content))
+            declaration = from_json(Declaration, content if version >= WITH_METRICS else _upgraded(content))
             declaration.check()
             cells = [dataclasses.replace(cell, settings=_as_read(cell)) for cell in declaration.cells]
-        except (OddFileError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OddFileError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"cannot read {file}: {' '.join(str(error).split())[:500]}") from None
         return dataclasses.replace(declaration, cells=cells)
 
@@ -416,10 +418,8 @@ class SweepFolder:
 
 
 def _upgraded(content: bytes) -> bytes:
-    """Return a declaration's JSON with what an earlier version did not write."""
+    """Return a declaration's JSON with the metrics, which an earlier version did not write."""
     earlier = json.loads(content)
-    if earlier["schema_version"] >= 3:
-        return content
     metrics = [dataclasses.asdict(metric) for metric in measured(earlier["data"])]
     report = {"metric": SHOWN, **earlier["report"]}
     return json.dumps({**earlier, "report": report, "metrics": metrics, "objective": OBJECTIVE}).encode()

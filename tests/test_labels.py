@@ -174,6 +174,16 @@ def test_chance_of_a_declaration_follows_its_counts(tmp_path, metric):
     assert declaration.metric.floor == pytest.approx(CHANCE)
 
 
+@pytest.mark.parametrize("data", [{"num_classes": 0}, {"num_classes": 2, "test_counts": [0, 0]}])
+def test_a_declaration_of_before_without_classes_or_images_is_damaged(tmp_path, data):
+    declaration = Synthetic(tmp_path).write()
+    file = tmp_path / "depth_ablation@smoke" / "declaration.json"
+    earlier = {name: value for name, value in json.loads(file.read_text()).items() if name not in NEW}
+    file.write_text(json.dumps({**earlier, "schema_version": 2, "data": {**declaration.data, **data}}))
+    with pytest.raises(DamagedError, match=r"cannot read .*declaration\.json: "):
+        SweepFolder(tmp_path, "depth_ablation@smoke").read_declaration()
+
+
 def test_a_declaration_of_before_is_read_and_has_one_in_so_many_classes(tmp_path):
     Synthetic(tmp_path).write()
     file = tmp_path / "depth_ablation@smoke" / "declaration.json"
