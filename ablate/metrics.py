@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -107,6 +106,10 @@ class Metric:
         value = value if low is None else max(low, value)
         return value if high is None else min(high, value)
 
+    def whole(self, value: float) -> float:
+        """Return what parts of the metric are measured by: the distance of the bounds, without both a value's size."""
+        return abs(value) if self.low is None or self.high is None else self.high - self.low
+
     def has_collapsed(self, value: float) -> bool:
         """Whether a value is at the floor or hardly better; False without a floor."""
         limit = self._from_floor(COLLAPSED)
@@ -120,13 +123,9 @@ class Metric:
     def _from_floor(self, distance: float) -> float | None:
         if self.floor is None:
             return None
-        whole = abs(self.floor) if self.low is None or self.high is None else self.high - self.low
+        whole = self.whole(self.floor)
         room = whole if self.best is None else abs(self.best - self.floor)
         return self.floor + self.sign * distance * min(whole, room / NARROW)
-
-    def with_floor(self, floor: float | None) -> Metric:
-        """Return the metric with another floor."""
-        return dataclasses.replace(self, floor=floor)
 
     def text(self, value: float) -> str:
         """Return a value as it is printed: 95.2 for 0.952 in percent, else with four significant digits."""
@@ -143,6 +142,10 @@ class Metric:
         if self.unit == "percent":
             return signed_number(100 * value)
         return significant(value, sign="+") if value else "0"
+
+    def amount(self, difference: float) -> str:
+        """Return the size of a difference in prose, for example "1.3 points"."""
+        return f"{self.signed(abs(difference)).removeprefix('+')}{self.points}"
 
 
 def label(name: str) -> str:

@@ -16,7 +16,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -196,7 +196,7 @@ class Lines:
 
     def append(self, *contents: dict[str, Any]) -> None:
         """Add lines and flush them to the disk; one that a crash cut off is closed first."""
-        line = b"".join(json.dumps(content, sort_keys=True).encode() + b"\n" for content in contents)
+        line = json_lines(contents)
         if isinstance(self.path, ObjectPath):
             if self._num_parts is None:
                 last = max((part.name for part in self._parts()), default="-1")
@@ -232,6 +232,11 @@ class Lines:
 
     def _folder(self) -> Place:
         return self.path.with_name(f"{self.path.name}.parts")
+
+
+def json_lines(contents: Iterable[dict[str, Any]]) -> bytes:
+    """Return contents as lines of JSON."""
+    return b"".join(json.dumps(content, sort_keys=True).encode() + b"\n" for content in contents)
 
 
 def append_line(path: Place, content: dict[str, Any]) -> None:

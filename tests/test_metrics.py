@@ -77,7 +77,7 @@ def test_bounds_are_inclusive_and_nan_is_no_number(metric, value, is_allowed):
 
 
 def test_a_floor_from_above_is_what_a_useless_trial_scores_where_less_is_better():
-    metric = RMSE.with_floor(2.0)
+    metric = dataclasses.replace(RMSE, floor=2.0)
     # Room 2 from the floor to the best value: 5% and 20% of it, as an accuracy's distance.
     assert [metric.has_collapsed(value) for value in (2.5, 1.91, 1.89)] == [True, True, False]
     assert [metric.has_trained(value) for value in (1.65, 1.55)] == [False, True]

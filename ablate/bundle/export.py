@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ablate.bundle.archive import SWEEP_FILES, is_bundle, pack
 from ablate.command_lines import Commands
-from ablate.declaration import Proposal, SweepFolder
+from ablate.declaration import SweepFolder
 from ablate.errors import UsageError
 from ablate.ledger import Ledger
 from ablate.places import Place
-from ablate.storage import read_file, write_atomically
+from ablate.storage import json_lines, read_file, write_atomically
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,11 @@ def export_sweep(out: Place, sweep: str, to: Path) -> Exported:
     if to.exists() and not is_bundle(to):
         raise UsageError(f"{to} is there already and is no bundle: give --to another name")
     proposals = folder.read_proposals()
-    contents = _declaration(folder), read_file(folder.path / "resolved.yaml"), _lines(proposals)
+    contents = (
+        _declaration(folder),
+        read_file(folder.path / "resolved.yaml"),
+        json_lines(map(dataclasses.asdict, proposals)),
+    )
     members = {f"{sweep}/{name}": content for name, content in zip(SWEEP_FILES, contents, strict=True)}
     trials = {(proposal.key, proposal.cell): proposal for proposal in proposals}
     keys = set()
@@ -78,7 +82,3 @@ def _declaration(folder: SweepFolder) -> bytes:
     if Path(content.get("path") or "").is_absolute():
         content["path"] = Path(content["path"]).name
     return json.dumps(content, indent=1).encode()
-
-
-def _lines(proposals: list[Proposal]) -> bytes:
-    return b"".join(json.dumps(dataclasses.asdict(each), sort_keys=True).encode() + b"\n" for each in proposals)

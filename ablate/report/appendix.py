@@ -59,8 +59,7 @@ def regret_text(cells: list[CellTrials]) -> str:
     if better:
         gains = [gain for gain in (_gain(trials, record) for trials, record in audited) if math.isfinite(gain)]
         metric = audited[0][0].objective
-        amount = f"{metric.signed(max(gains)).removeprefix('+')}{metric.points}" if gains else ""
-        rest = f", by at most {amount} of {metric.label.lower()}" if gains else ""
+        rest = f", by at most {metric.amount(max(gains))} of {metric.label.lower()}" if gains else ""
     return (
         f"Audit of the pruner: of {len(audited)} stopped trials that were run to their end after tuning, "
         f"{len(better)} would have beaten the winner of their cell{rest}. The rank regret of a cell is how many did: "

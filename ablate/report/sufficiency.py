@@ -89,13 +89,7 @@ def command(declaration: Declaration, doubt: Doubt, commands: Commands) -> str:
 
 def _is_rise(objective: Metric, before: float, after: float) -> bool:
     """Whether the objective improved by more than RISE."""
-    bounds = (objective.low, objective.high)
-    whole = abs(before) if None in bounds else bounds[1] - bounds[0]  # type: ignore[operator]
-    return objective.sign * (after - before) > RISE * whole
-
-
-def _amount(objective: Metric, difference: float) -> str:
-    return f"{objective.signed(abs(difference)).removeprefix('+')}{objective.points}"
+    return objective.sign * (after - before) > RISE * objective.whole(before)
 
 
 def _divergence(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
@@ -187,7 +181,7 @@ def _epochs(declaration: Declaration, trials: CellTrials, winner: Proposal) -> l
     if not _is_rise(objective, before, last):
         return []
     verb = "rose" if objective.sign > 0 else "fell"
-    amount = _amount(objective, last - before)
+    amount = objective.amount(last - before)
     text = f"its {objective.label.lower()} still {verb} by {amount} in the last fifth of training"
     if len({str(cell.settings.get("epochs")) for cell in declaration.cells}) > 1 or "epochs" in declaration.tune:
         return [Doubt(kind="epochs", text=text)]
@@ -205,6 +199,6 @@ def _trials(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
     if early and not _is_rise(objective, objective.top(early), best):
         return []
     text = f"the last {third} of {num} tune trials {verb} the best {objective.label.lower()}"
-    text += f" by {_amount(objective, best - objective.top(early))}" if early else f" to {objective.with_unit(best)}"
+    text += f" by {objective.amount(best - objective.top(early))}" if early else f" to {objective.with_unit(best)}"
     more = math.ceil(1.5 * declaration.trials_per_cell)
     return [Doubt(kind="trials", text=text, key="budget.trials_per_cell", value=more, effect=CONTINUES)]

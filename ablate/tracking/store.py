@@ -44,7 +44,6 @@ _QUERY = re.compile(
 )
 _USER = re.compile(r"(?<=://)([^:/?#@\s]*):(.*)@", re.DOTALL)
 """SQLAlchemy takes all up to the last @ for the password, also what a URI should have quoted."""
-_TOKEN = re.compile(r"^(https?://)[^:/?#@\s]+@")
 _OPEN = re.compile(r"^(?:postgresql|mysql|mssql|sqlite|file)\b")
 """Their users are no secrets; before the @ of another store may stand a token, also where its scheme is misspelt."""
 _BEFORE_AT = re.compile(r"^([A-Za-z][\w+.-]*:?(?://)?)(.*)(?<!\*\*\*)@", re.DOTALL)
@@ -91,7 +90,7 @@ def masked(uri: str) -> str:
     """Return the URI for printing, without its password or token."""
     if uri.startswith(SQLITE):
         return _QUERY.sub(r"\1***", uri)
-    text = _TOKEN.sub(r"\1***@", _USER.sub(r"\1:***@", _QUERY.sub(r"\1***", uri)))
+    text = _USER.sub(r"\1:***@", _QUERY.sub(r"\1***", uri))
     if not _OPEN.match(text):
         text = _FRAGMENT.sub("#***", _BEFORE_AT.sub(r"\1***@", text))
     return text
