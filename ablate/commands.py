@@ -238,7 +238,9 @@ def status(sweep: str | None, out: Place, as_json: bool) -> None:
     folder = SweepFolder(out, find_sweep(sweep, out))
     declaration = folder.read_declaration()
     running = folder.read_running() if is_locked(folder.path / "lock") else set()
-    cells = collect(declaration, folder.read_proposals(), Ledger(out, is_read_only=True))
+    ledger = Ledger(out, is_read_only=True)
+    cells = collect(declaration, folder.read_proposals(), ledger)
+    folder.tell_passed_over(len(ledger.misfits))
     content = status(declaration, cells, running=running)
     if as_json:
         click.echo(json.dumps(content, indent=1))
@@ -425,7 +427,7 @@ def _write_report(out: Place, sweep_id: str, to: Path, unwritten: list[Exception
     from ablate.storage import cause
 
     try:
-        made = build_report(out, sweep_id, to)
+        made = build_report(out, sweep_id, to, tells_lines=False)
     except NothingToReportError:
         return None
     except (UsageError, OSError) as error:

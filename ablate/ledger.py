@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ablate.config import ACCURACIES, METRICS, as_read
+from ablate.config import ACCURACIES, METRICS, as_read, fingerprint, trial_key
 from ablate.errors import DamagedError, LedgerError, printable
 from ablate.places import Place
 from ablate.processes import map_in_two
@@ -452,6 +452,12 @@ def _unasked(record: TrialRecord, trial: Trial | None) -> str:
     return ""
 
 
+def _is_whole(record: TrialRecord) -> bool:
+    """Whether a record has the key of its own settings, rows, data and seed."""
+    own = fingerprint(record.settings, record.rows, record.data_digest)
+    return record.fingerprint == own and record.key == trial_key(own, record.seed)
+
+
 def differing_numbers(first: TrialRecord, second: TrialRecord) -> list[str]:
     """Return the names of the numbers in which two records of one trial differ, the metrics and curves one by one.
 
@@ -482,12 +488,16 @@ class Ledger:
 
     A damaged file counts as none, with a warning. It is moved to the folder `aside`, unless the ledger `is_read_only`:
     commands that only look move nothing. If it `is_strict`, a damaged file raises DamagedError instead.
+
+    `misfits` are the proposals that a record was asked for and that are damaged themselves: the record has the key of
+    its own settings and seed, which the proposal has not. Such a record is no proposal's fault: it stays as it is.
     """
 
     def __init__(self, out: Place, *, is_read_only: bool = False, is_strict: bool = False) -> None:
         self.root = out / "ledger"
         self.is_read_only = is_read_only
         self.is_strict = is_strict
+        self.misfits: list[Trial] = []
         self._told: set[Place] = set()
 
     def path(self, key: str, sweep: str = "", cell: str = "") -> Place:
@@ -632,7 +642,14 @@ class Ledger:
                 return None
             with _decoding(path):
                 (record,) = _from_rows(row)
-            if why := _misnamed(record, path.name) or _unasked(record, trial):
+            why = _misnamed(record, path.name)
+            if trial is not None and not why and (why := _unasked(record, trial)) and not self.is_strict:
+                is_same = record.settings == trial.settings and record.seed == trial.seed
+                if not is_same and _is_whole(record):
+                    if trial not in self.misfits:
+                        self.misfits.append(trial)
+                    return None
+            if why:
                 raise _DamagedError(f"it is not the record that its name promises: {why}")
         except _DamagedError as error:
             self._refuse(path, str(error))
