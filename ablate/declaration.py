@@ -28,7 +28,7 @@ from ablate.checked import STRICT, Count, Key, from_json, from_plain
 from ablate.command_lines import Commands
 from ablate.config import OBJECTIVE, SHOWN, as_read, measured
 from ablate.errors import DamagedError, UsageError, choices_text
-from ablate.ledger import Ledger, TrialRecord
+from ablate.ledger import Ledger, TrialRecord, check_version
 from ablate.metrics import Metric
 from ablate.places import Place
 from ablate.storage import Lines, OddFileError, listed, read_file, write_atomically, write_view
@@ -344,7 +344,8 @@ class SweepFolder:
 
         Raises:
             DamagedError: It is damaged.
-            UsageError: There is none, or a newer version wrote it.
+            UsageError: There is none.
+            LedgerError: A newer program wrote it.
             OSError: It cannot be read.
         """
         file = self.path / "declaration.json"
@@ -357,8 +358,7 @@ class SweepFolder:
             )
         try:
             content = read_file(file)
-            if json.loads(content)["schema_version"] > SCHEMA_VERSION:
-                raise UsageError(f"cannot read {file}: it was written by a newer version")
+            check_version(file, json.loads(content)["schema_version"], SCHEMA_VERSION)
             declaration = from_json(Declaration, _upgraded(content))
             declaration.check()
             cells = [dataclasses.replace(cell, settings=_as_read(cell)) for cell in declaration.cells]

@@ -222,7 +222,7 @@ def _line(error: BaseException) -> str:
     return printable(text)
 
 
-def _check_version(path: Place, version: int, newest: int) -> None:
+def check_version(path: Place, version: int, newest: int) -> None:
     """Raise a LedgerError where a newer program wrote a file: it is as it should be, but not for this one."""
     if version > newest:
         raise LedgerError(
@@ -264,9 +264,9 @@ def _read_row(path: Place) -> pa.Table | None:
                 _check_columns(table.schema)
     except _DamagedError:
         # What a newer program writes need not even be a table that this one can read.
-        _check_version(path, _version(content), SCHEMA_VERSION)
+        check_version(path, _version(content), SCHEMA_VERSION)
         raise
-    _check_version(path, version, SCHEMA_VERSION)
+    check_version(path, version, SCHEMA_VERSION)
     return table
 
 
@@ -560,7 +560,7 @@ class Ledger:
             with _decoding(path):
                 file = _open(content)
                 version = int((file.schema_arrow.metadata or {})[b"schema_version"])
-            _check_version(path, version, LAYERS_SCHEMA_VERSION)
+            check_version(path, version, LAYERS_SCHEMA_VERSION)
             with _decoding(path):
                 table = file.read(use_threads=False)
                 _check_layers(table, record.num_epochs)
