@@ -199,6 +199,15 @@ def test_train_takes_choices_by_their_names(folder):
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.parametrize(
+    ("lr", "notes"), [("1", []), ("2", ["note: lr=2 is outside of what the sweep tries, 0.01 to 1"])]
+)
+def test_train_notes_a_value_that_no_trial_of_the_sweep_has(folder, lr, notes):
+    done = invoke("train", "tiny.yaml", "--cell", "arm=plain", "--with", f"lr={lr}")
+    assert done.exit_code == 0, done.output
+    assert [line for line in done.stdout.splitlines() if line.startswith("note: ")] == notes
+
+
 def test_train_runs_one_trial_without_ray(folder):
     done = invoke("train", "tiny.yaml", "--cell", "arm=residual", "--with", "lr=0.05", "--set", "fixed.epochs=2")
     assert done.exit_code == 0, done.output
@@ -216,6 +225,10 @@ def test_train_runs_one_trial_without_ray(folder):
         (
             ["--cell", "arm=plain", "--with", "depth=20"],
             "--with depth=20: needs PARAMETER=VALUE with a tuned parameter",
+        ),
+        (
+            ["--cell", "arm=plain", "--with", "lr=0.1", "--with", "lr=0.2"],
+            "--with lr=0.2: 'lr' is given twice",
         ),
         (["--cell", "arm=plain", "--with", "lr=1_4"], "--with lr=1_4: '1_4' is no plain number: leave out _, : and"),
         (["--cell", "arm=plain", "--with", "lr=[1"], "--with lr=[1: not YAML: expected ',' or ']'"),
