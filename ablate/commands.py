@@ -18,7 +18,7 @@ import ablate
 from ablate.command_lines import DEFAULT_OUT, Commands
 from ablate.errors import AblateError, SweepStoppedError, UsageError, is_out_of_memory
 from ablate.places import ObjectPath, Place, local_view, to_place
-from ablate.signals import graceful_signals, interrupts_noted
+from ablate.signals import graceful_signals, interrupts_noted, outputs_outlast_readers
 
 if TYPE_CHECKING:
     from ablate.report.build import Report
@@ -143,6 +143,7 @@ def sweep(
     if time_limit is not None and math.isnan(time_limit):
         raise UsageError("--time-limit must be a number of minutes > 0, but got nan")
     deadline = math.inf if time_limit is None else time.monotonic() + 60 * time_limit
+    click.get_current_context().with_resource(outputs_outlast_readers())
     click.get_current_context().with_resource(graceful_signals())
     from rich.console import Console
 

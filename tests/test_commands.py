@@ -109,6 +109,35 @@ def test_a_reader_that_stops_reading_is_no_error():
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("is_one", [False, True], ids=["stdout", "stdout and stderr"])
+def test_a_sweep_outlasts_the_reader_of_its_lines(folder, is_one):
+    code = (
+        "import select, sys\n"
+        "from types import SimpleNamespace\n"
+        "import ablate.commands as commands\n"
+        "import ablate.sweep.runner as runner\n"
+        "def run_plan(plan, *, console, **_):\n"
+        "    sys.stdin.read()\n"
+        "    for _ in range(20_000): console.print('a line')\n"
+        "    print('a line', file=sys.stderr, flush=True)\n"
+        "    open('ended', 'w').close()\n"
+        "    return SimpleNamespace(not_mirrored='', num_missing=0, num_failed=0)\n"
+        "runner.run_plan = run_plan\n"
+        "commands.main(['sweep', 'tiny.yaml'])"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipes["stderr"] = subprocess.STDOUT if is_one else subprocess.PIPE
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
+        assert process.stdout.readline().startswith(b"tiny: ")
+        process.stdout.close()
+        process.stdin.close()
+        errors = b"" if is_one else process.stderr.read()
+        assert process.wait(timeout=120) == 0, errors
+    assert errors in (b"", b"a line\n")
+    assert (folder / "ended").exists()
+
+
 def test_a_connection_that_breaks_is_told():
     code = (
         "import ablate.commands as commands\n"
