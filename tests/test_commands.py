@@ -211,7 +211,7 @@ def test_the_last_line_of_train_is_json_where_a_number_is_not_finite(folder, mon
     ],
 )
 def test_a_sweep_hides_a_missing_report_only_where_there_is_nothing_to_report(monkeypatch, capsys, error, told):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise error
 
     monkeypatch.setattr("ablate.report.build.build_report", refuse)
