@@ -16,9 +16,9 @@ import click
 
 import ablate
 from ablate.command_lines import DEFAULT_OUT, Commands
-from ablate.errors import AblateError, SweepStoppedError, UsageError, is_out_of_memory
+from ablate.errors import AblateError, SweepStoppedError, UsageError, is_out_of_memory, printable
 from ablate.places import ObjectPath, Place, local_view, to_place
-from ablate.signals import graceful_signals, interrupts_noted
+from ablate.signals import graceful_signals, interrupts_noted, outputs_outlast_readers
 
 if TYPE_CHECKING:
     from ablate.report.build import Report
@@ -58,6 +58,19 @@ class Group(click.Group):
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             ctx.exit(1)
+
+
+def _say(text: str) -> None:
+    """Print lines, in which what files say steers no terminal."""
+    click.echo("\n".join(map(printable, text.split("\n"))))
+
+
+class _Warnings(logging.Formatter):
+    """Writes a warning for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the warning without control characters."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 def _is_reader_gone() -> bool:
@@ -110,7 +123,9 @@ def main() -> None:
 
     Write a question down as a sweep file, run it with `sweep`, read the table with `report`.
     """
-    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Warnings("warning: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 @main.command()
@@ -143,6 +158,7 @@ def sweep(
     if time_limit is not None and math.isnan(time_limit):
         raise UsageError("--time-limit must be a number of minutes > 0, but got nan")
     deadline = math.inf if time_limit is None else time.monotonic() + 60 * time_limit
+    click.get_current_context().with_resource(outputs_outlast_readers())
     click.get_current_context().with_resource(graceful_signals())
     from rich.console import Console
 
@@ -156,7 +172,7 @@ def sweep(
     plan = make_plan(file, profile, overrides, out)
     console = Console()
     for line in plan.lines():
-        click.echo(line)
+        _say(line)
 
     from ablate.sweep.runner import run_plan, where_options
 
@@ -221,7 +237,7 @@ def plan(
         click.echo(json.dumps({**made.summary(), "estimate": cost}, indent=1))
         return
     for line in [*made.lines(), *lines(cost, made), "tuned in each cell:", *made.cell_lines()]:
-        click.echo(line)
+        _say(line)
 
 
 @main.command()
@@ -238,13 +254,15 @@ def status(sweep: str | None, out: Place, as_json: bool) -> None:
     folder = SweepFolder(out, find_sweep(sweep, out))
     declaration = folder.read_declaration()
     running = folder.read_running() if is_locked(folder.path / "lock") else set()
-    cells = collect(declaration, folder.read_proposals(), Ledger(out, is_read_only=True))
+    ledger = Ledger(out, is_read_only=True)
+    cells = collect(declaration, folder.read_proposals(), ledger)
+    folder.tell_passed_over(len(ledger.misfits))
     content = status(declaration, cells, running=running)
     if as_json:
         click.echo(json.dumps(content, indent=1))
         return
     for line in status_lines(content):
-        click.echo(line)
+        _say(line)
 
 
 @main.command()
@@ -277,7 +295,7 @@ def report(
     if not made.claims:
         raise UsageError("there is nothing to check: the sweep file has no 'claims'")
     for result in made.claims:
-        click.echo(f"{result.word}: {result.claim.text} ({result.marks}; {result.reason})")
+        _say(f"{result.word}: {result.claim.text} ({result.marks}; {result.reason})")
     if any(result.word != "supported" for result in made.claims):
         sys.exit(1)
 
@@ -294,7 +312,7 @@ def export(sweep: str, out: Place, to: Path) -> None:
     from ablate.bundle.export import export_sweep
 
     for line in export_sweep(out, find_sweep(sweep, out), to).lines():
-        click.echo(line)
+        _say(line)
 
 
 @main.command()
@@ -311,7 +329,7 @@ def merge(files: tuple[Path, ...], out: Place) -> None:
 
     merged = merge_files(files, out)
     for each in merged:
-        click.echo(each.line())
+        _say(each.line())
     for name in dict.fromkeys(each.sweep for each in merged):
         click.echo(next_line(out, name))
 
@@ -375,7 +393,7 @@ def reproduce(
 
     found = run_again(out, trial, imports, device, tolerance, weights, click.echo)
     for line in found.lines():
-        click.echo(line)
+        _say(line)
     if not found.agrees:
         sys.exit(1)
 
@@ -425,7 +443,7 @@ def _write_report(out: Place, sweep_id: str, to: Path, unwritten: list[Exception
     from ablate.storage import cause
 
     try:
-        made = build_report(out, sweep_id, to)
+        made = build_report(out, sweep_id, to, tells_lines=False)
     except NothingToReportError:
         return None
     except (UsageError, OSError) as error:
@@ -439,6 +457,6 @@ def _write_report(out: Place, sweep_id: str, to: Path, unwritten: list[Exception
 def _print_report(made: Report) -> None:
     for notice in made.notices:
         if notice not in made.table:
-            click.echo(f"note: {notice}")
-    click.echo(made.table)
+            _say(f"note: {notice}")
+    _say(made.table)
     click.echo(f"Report: {made.folder / 'report.html'}")

@@ -155,14 +155,16 @@ class TrialConfig:
 
     def fingerprint(self, data_digest: str) -> str:
         """Return 16 hex digits that identify the scientific configuration, the data and the rows' versions."""
-        settings = written(self.settings())
-        content = {
-            "settings": settings,
-            "rows": {kind: self.row(kind).stamp for kind in KINDS if kind in settings},
-            "data": data_digest,
-        }
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint(self.settings(), {kind: self.row(kind).stamp for kind in KINDS}, data_digest)
+
+
+def fingerprint(settings: Mapping[str, Any], stamps: Mapping[str, str], data_digest: str) -> str:
+    """Return the fingerprint of a whole configuration; `stamps` has the name and version of the row of each kind."""
+    kept = written(settings)
+    rows = {kind: stamps[kind] for kind in KINDS if kind in kept and kind in stamps}
+    content = {"settings": kept, "rows": rows, "data": data_digest}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def trial_key(fingerprint: str, seed: int) -> str:

@@ -28,7 +28,7 @@ from ablate.checked import STRICT, Count, Key, from_json, from_plain
 from ablate.command_lines import Commands
 from ablate.config import OBJECTIVE, SHOWN, as_read, measured
 from ablate.errors import DamagedError, UsageError, choices_text
-from ablate.ledger import Ledger, TrialRecord
+from ablate.ledger import Ledger, TrialRecord, check_version
 from ablate.metrics import Metric
 from ablate.places import Place
 from ablate.storage import Lines, OddFileError, listed, read_file, write_atomically, write_view
@@ -326,6 +326,8 @@ class SweepFolder:
         self.out = out
         self.sweep = sweep
         self.path = out / sweep
+        self.num_damaged = 0
+        """How many lines were no proposals when `read_proposals` read them last."""
 
     def write_declaration(self, declaration: Declaration, resolved: str) -> None:
         """Replace the declaration and the resolved sweep file."""
@@ -343,7 +345,8 @@ class SweepFolder:
 
         Raises:
             DamagedError: It is damaged.
-            UsageError: There is none, or a newer version wrote it.
+            UsageError: There is none.
+            LedgerError: A newer program wrote it.
             OSError: It cannot be read.
         """
         file = self.path / "declaration.json"
@@ -357,8 +360,7 @@ class SweepFolder:
         try:
             content = read_file(file)
             version = json.loads(content)["schema_version"]
-            if version > SCHEMA_VERSION:
-                raise UsageError(f"cannot read {file}: it was written by a newer version")
+            check_version(file, version, SCHEMA_VERSION)
             declaration = from_json(Declaration, content if version >= WITH_METRICS else _upgraded(content))
             declaration.check()
             cells = [dataclasses.replace(cell, settings=_as_read(cell)) for cell in declaration.cells]
@@ -406,15 +408,27 @@ class SweepFolder:
         self._proposals.append(*map(dataclasses.asdict, proposals))
 
     def read_proposals(self) -> list[Proposal]:
-        """Return all proposals, in order; lines that a crash cut off are left out."""
+        """Return all proposals, in order; lines that a crash cut off are left out, and counted in `num_damaged`."""
         proposals = []
+        num_others = 0
         for line in self._proposals.read():
             try:
                 proposal = from_plain(Proposal, line)
             except ValueError:
+                num_others += 1
                 continue
             proposals.append(dataclasses.replace(proposal, settings=as_read(proposal.settings)))
+        self.num_damaged = self._proposals.num_damaged + num_others
         return proposals
+
+    def tell_passed_over(self, num_misfits: int) -> None:
+        """Warn of the lines that were no proposals when they were read last, and of so many with another's key."""
+        parts = [f"{self.num_damaged} cut off or no proposal"] if self.num_damaged else []
+        if num_misfits:
+            parts.append(f"{num_misfits} with a key that the settings and the seed do not have")
+        if num := self.num_damaged + num_misfits:
+            lines = "line is" if num == 1 else "lines are"
+            log.warning("%s: %d %s passed over: %s", self._proposals.path, num, lines, ", ".join(parts))
 
 
 def _upgraded(content: bytes) -> bytes:
@@ -504,8 +518,18 @@ def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger)
     """Return the trials of every cell that the present declaration asks for, with their records.
 
     A confirm proposal counts only if it repeats the configuration of the cell's present winner. Of the
-    tune trials only the winner has its curves.
+    tune trials only the winner has its curves. A proposal that the ledger finds to be damaged is passed over, as if its
+    line were not there: it is in the ledger's `misfits`.
     """
+    while True:
+        num_known = len(ledger.misfits)
+        proposals = [proposal for proposal in proposals if proposal not in ledger.misfits]
+        found = _collected(declaration, proposals, ledger)
+        if len(ledger.misfits) == num_known:
+            return found
+
+
+def _collected(declaration: Declaration, proposals: list[Proposal], ledger: Ledger) -> list[CellTrials]:
     latest = {(p.cell, p.phase, p.number): p for p in proposals}
     found = []
     for cell in declaration.cells:

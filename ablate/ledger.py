@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ablate.config import ACCURACIES, METRICS, as_read
+from ablate.config import ACCURACIES, METRICS, as_read, fingerprint, trial_key
 from ablate.errors import DamagedError, LedgerError, printable
 from ablate.places import Place
 from ablate.processes import map_in_two
@@ -222,7 +222,7 @@ def _line(error: BaseException) -> str:
     return printable(text)
 
 
-def _check_version(path: Place, version: int, newest: int) -> None:
+def check_version(path: Place, version: int, newest: int) -> None:
     """Raise a LedgerError where a newer program wrote a file: it is as it should be, but not for this one."""
     if version > newest:
         raise LedgerError(
@@ -264,9 +264,9 @@ def _read_row(path: Place) -> pa.Table | None:
                 _check_columns(table.schema)
     except _DamagedError:
         # What a newer program writes need not even be a table that this one can read.
-        _check_version(path, _version(content), SCHEMA_VERSION)
+        check_version(path, _version(content), SCHEMA_VERSION)
         raise
-    _check_version(path, version, SCHEMA_VERSION)
+    check_version(path, version, SCHEMA_VERSION)
     return table
 
 
@@ -452,6 +452,12 @@ def _unasked(record: TrialRecord, trial: Trial | None) -> str:
     return ""
 
 
+def _is_whole(record: TrialRecord) -> bool:
+    """Whether a record has the key of its own settings, rows, data and seed."""
+    own = fingerprint(record.settings, record.rows, record.data_digest)
+    return record.fingerprint == own and record.key == trial_key(own, record.seed)
+
+
 def differing_numbers(first: TrialRecord, second: TrialRecord) -> list[str]:
     """Return the names of the numbers in which two records of one trial differ, the metrics and curves one by one.
 
@@ -482,12 +488,16 @@ class Ledger:
 
     A damaged file counts as none, with a warning. It is moved to the folder `aside`, unless the ledger `is_read_only`:
     commands that only look move nothing. If it `is_strict`, a damaged file raises DamagedError instead.
+
+    `misfits` are the proposals that a record was asked for and that are damaged themselves: the record has the key of
+    its own settings and seed, which the proposal has not. Such a record is no proposal's fault: it stays as it is.
     """
 
     def __init__(self, out: Place, *, is_read_only: bool = False, is_strict: bool = False) -> None:
         self.root = out / "ledger"
         self.is_read_only = is_read_only
         self.is_strict = is_strict
+        self.misfits: list[Trial] = []
         self._told: set[Place] = set()
 
     def path(self, key: str, sweep: str = "", cell: str = "") -> Place:
@@ -550,7 +560,7 @@ class Ledger:
             with _decoding(path):
                 file = _open(content)
                 version = int((file.schema_arrow.metadata or {})[b"schema_version"])
-            _check_version(path, version, LAYERS_SCHEMA_VERSION)
+            check_version(path, version, LAYERS_SCHEMA_VERSION)
             with _decoding(path):
                 table = file.read(use_threads=False)
                 _check_layers(table, record.num_epochs)
@@ -632,7 +642,14 @@ class Ledger:
                 return None
             with _decoding(path):
                 (record,) = _from_rows(row)
-            if why := _misnamed(record, path.name) or _unasked(record, trial):
+            why = _misnamed(record, path.name)
+            if trial is not None and not why and (why := _unasked(record, trial)) and not self.is_strict:
+                is_same = record.settings == trial.settings and record.seed == trial.seed
+                if not is_same and _is_whole(record):
+                    if trial not in self.misfits:
+                        self.misfits.append(trial)
+                    return None
+            if why:
                 raise _DamagedError(f"it is not the record that its name promises: {why}")
         except _DamagedError as error:
             self._refuse(path, str(error))

@@ -10,6 +10,8 @@ import re
 import socket
 from pathlib import Path
 
+from ablate.errors import printable
+
 MIN_SHARED = 3
 """Parts that a path must share with the current folder, the root among them, to be shown as a way from there."""
 # Two or more components, so that "and/or" and "10/12" stay; a home folder by itself names its owner.
@@ -29,11 +31,11 @@ _REMOTE = re.compile(
 
 @functools.lru_cache(maxsize=10_000)
 def redact(text: str) -> str:
-    """Return a text without absolute paths (their last part stays), addresses of hosts and remotes.
+    """Return a text without absolute paths (their last part stays), addresses of hosts and remotes, control characters.
 
     Links to arXiv and DOIs stay: they name sources, not authors of the report.
     """
-    text = _REMOTE.sub("…", text)
+    text = _REMOTE.sub("…", "\n".join(map(printable, text.split("\n"))))
     text = _HOME.sub("…", text)
     return _PATH.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _came = threading.Event()
 
@@ -73,6 +79,44 @@ def drop_dead_outputs() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, descriptor)
             os.close(nowhere)
+
+
+@contextlib.contextmanager
+def outputs_outlast_readers() -> Iterator[None]:
+    """Let what is printed vanish once nobody reads it any more, as after `| head`, instead of stopping what runs."""
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+                stack.enter_context(_lasting(name, stream))
+        yield
+
+
+@contextlib.contextmanager
+def _lasting(name: str, stream: io.TextIOWrapper) -> Iterator[None]:
+    stream.flush()
+    raw = _LastingFile(stream.fileno(), "wb", closefd=False)
+    lasting = io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=stream.line_buffering
+    )
+    setattr(sys, name, lasting)
+    try:
+        yield
+    finally:
+        setattr(sys, name, stream)
+        lasting.flush()
+
+
+class _LastingFile(io.FileIO):
+    """A pipe that may be written to after its reader has gone."""
+
+    def write(self, content: Buffer, /) -> int:
+        """Write the content, to nowhere where nobody reads it."""
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            drop_dead_outputs()
+            return super().write(content)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

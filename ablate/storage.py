@@ -192,6 +192,8 @@ class Lines:
 
     def __init__(self, path: Place) -> None:
         self.path = path
+        self.num_damaged = 0
+        """How many lines were passed over when they were read last."""
         self._num_parts: int | None = None
 
     def append(self, *contents: dict[str, Any]) -> None:
@@ -210,15 +212,18 @@ class Lines:
             _append(self.path, line)
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines in order; those that a crash cut off are passed over."""
+        """Yield the lines in order; those that a crash cut off are passed over, and counted."""
+        self.num_damaged = 0
         for content in self._contents():
-            for line in content.splitlines():
+            for line in filter(bytes.strip, content.splitlines()):
                 try:
                     found = json.loads(line)
                 except (ValueError, RecursionError):
-                    continue
+                    found = None
                 if isinstance(found, dict):
                     yield found
+                else:
+                    self.num_damaged += 1
 
     def _contents(self) -> Iterator[bytes]:
         with contextlib.suppress(FileNotFoundError):

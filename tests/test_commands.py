@@ -109,6 +109,35 @@ def test_a_reader_that_stops_reading_is_no_error():
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("is_one", [False, True], ids=["stdout", "stdout and stderr"])
+def test_a_sweep_outlasts_the_reader_of_its_lines(folder, is_one):
+    code = (
+        "import select, sys\n"
+        "from types import SimpleNamespace\n"
+        "import ablate.commands as commands\n"
+        "import ablate.sweep.runner as runner\n"
+        "def run_plan(plan, *, console, **_):\n"
+        "    sys.stdin.read()\n"
+        "    for _ in range(20_000): console.print('a line')\n"
+        "    print('a line', file=sys.stderr, flush=True)\n"
+        "    open('ended', 'w').close()\n"
+        "    return SimpleNamespace(not_mirrored='', num_missing=0, num_failed=0)\n"
+        "runner.run_plan = run_plan\n"
+        "commands.main(['sweep', 'tiny.yaml'])"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipes["stderr"] = subprocess.STDOUT if is_one else subprocess.PIPE
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
+        assert process.stdout.readline().startswith(b"tiny: ")
+        process.stdout.close()
+        process.stdin.close()
+        errors = b"" if is_one else process.stderr.read()
+        assert process.wait(timeout=120) == 0, errors
+    assert errors in (b"", b"a line\n")
+    assert (folder / "ended").exists()
+
+
 def test_a_connection_that_breaks_is_told():
     code = (
         "import ablate.commands as commands\n"
@@ -182,7 +211,7 @@ def test_the_last_line_of_train_is_json_where_a_number_is_not_finite(folder, mon
     ],
 )
 def test_a_sweep_hides_a_missing_report_only_where_there_is_nothing_to_report(monkeypatch, capsys, error, told):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise error
 
     monkeypatch.setattr("ablate.report.build.build_report", refuse)
@@ -197,6 +226,15 @@ def test_train_takes_choices_by_their_names(folder):
     (folder / "tiny.yaml").write_text(text.replace("epochs: 1", "epochs: 1, modulation: anchor"))
     done = invoke("train", "tiny.yaml", "--cell", "arm=plain", "--with", "modulation_window=start")
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("lr", "notes"), [("1", []), ("2", ["note: lr=2 is outside of what the sweep tries, 0.01 to 1"])]
+)
+def test_train_notes_a_value_that_no_trial_of_the_sweep_has(folder, lr, notes):
+    done = invoke("train", "tiny.yaml", "--cell", "arm=plain", "--with", f"lr={lr}")
+    assert done.exit_code == 0, done.output
+    assert [line for line in done.stdout.splitlines() if line.startswith("note: ")] == notes
 
 
 def test_train_runs_one_trial_without_ray(folder):
@@ -216,6 +254,10 @@ def test_train_runs_one_trial_without_ray(folder):
         (
             ["--cell", "arm=plain", "--with", "depth=20"],
             "--with depth=20: needs PARAMETER=VALUE with a tuned parameter",
+        ),
+        (
+            ["--cell", "arm=plain", "--with", "lr=0.1", "--with", "lr=0.2"],
+            "--with lr=0.2: 'lr' is given twice",
         ),
         (["--cell", "arm=plain", "--with", "lr=1_4"], "--with lr=1_4: '1_4' is no plain number: leave out _, : and"),
         (["--cell", "arm=plain", "--with", "lr=[1"], "--with lr=[1: not YAML: expected ',' or ']'"),

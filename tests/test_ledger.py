@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from synthetic import Synthetic
 
 from ablate.commands import main
+from ablate.config import fingerprint, trial_key
 from ablate.declaration import Proposal, SweepFolder, collect, sweeps
 from ablate.errors import LedgerError, UsageError
 from ablate.ledger import SCHEMA, SCHEMA_VERSION, Ledger, TrialRecord
@@ -609,3 +610,59 @@ def test_a_latest_sweep_that_names_none_is_told_and_others_are_still_there(tmp_p
     (tmp_path / "ledger" / "latest_sweep").write_bytes(content)
     assert sweeps(tmp_path) == ["tiny", "zeta"]
     assert "latest_sweep names no sweep that is here: which was declared last is not known" in caplog.text
+
+
+def with_real_keys(out) -> list:
+    """Give every trial of a synthetic sweep the key of its settings and seed; return its proposals."""
+    folder, ledger = SweepFolder(out, SWEEP), Ledger(out)
+    proposals = []
+    for proposal in folder.read_proposals():
+        record = ledger.read(proposal.key, SWEEP, proposal.cell, proposal)
+        own = fingerprint(record.settings, record.rows, record.data_digest)
+        key = trial_key(own, record.seed)
+        ledger.path(record.key, record.sweep, record.cell).unlink()
+        ledger.write(dataclasses.replace(record, key=key, fingerprint=own))
+        proposals.append(dataclasses.replace(proposal, key=key))
+    (folder.path / "proposals.jsonl").unlink()
+    folder.append_proposal(*proposals)
+    return proposals
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda first, other: dataclasses.replace(first, settings={**first.settings, "lr": 9.0}),
+        lambda first, other: dataclasses.replace(first, seed=first.seed + 1),
+        lambda first, other: dataclasses.replace(first, key=other.key),
+    ],
+    ids=["other lr", "other seed", "another's key"],
+)
+def test_a_proposal_that_does_not_fit_its_key_is_passed_over(tmp_path, monkeypatch, caplog, damaged):
+    monkeypatch.setattr("ablate.report.build._documents", lambda *_: iter(()))
+    out = tmp_path / "runs"
+    Synthetic(out, num_tune=2, num_seeds=3, tune_states=("complete",), axes=AXES).write()
+    proposals = with_real_keys(out)
+    commands = (
+        ["status"],
+        ["report", "--to", str(tmp_path / "report")],
+        ["export", SWEEP, "--to", str(tmp_path / "b")],
+    )
+
+    def printed() -> list[str]:
+        done = [CliRunner().invoke(main, [*command, "--out", str(out)]) for command in commands]
+        assert [each.exit_code for each in done] == [0, 0, 0], done
+        return [each.stdout for each in done]
+
+    before = printed()
+    folder = SweepFolder(out, SWEEP)
+    file = folder.path / "proposals.jsonl"
+    folder.append_proposal(damaged(proposals[0], proposals[-1]))
+    file.write_bytes(file.read_bytes() + b'{"cell": "ab\n[]\n')
+    assert printed() == before
+    parts = "2 cut off or no proposal, 1 with a key that the settings and the seed do not have"
+    line = f"{file}: 3 lines are passed over: {parts}"
+    assert [record.message for record in caplog.records] == [line] * len(commands)
+    # The bundle has what is whole.
+    done = CliRunner().invoke(main, ["merge", str(tmp_path / "b"), "--out", str(tmp_path / "other")])
+    assert done.exit_code == 0, done.output
+    assert SweepFolder(tmp_path / "other", SWEEP).read_proposals() == proposals

@@ -80,12 +80,23 @@ def test_a_ledger_of_which_nothing_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", '{"schema_version": 2', "[]", '{"schema_version": 2}', '{"schema_version": 99}']
+    "content", ["", '{"schema_version": 2', "[]", '{"schema_version": 2}', '{"schema_version": "99"}']
 )
 def test_a_damaged_declaration(tmp_path, content):
     Synthetic(tmp_path / "runs").write()
     (tmp_path / "runs" / SWEEP / "declaration.json").write_text(content)
     assert refused(tmp_path, SWEEP).startswith(f"cannot read {tmp_path / 'runs' / SWEEP / 'declaration.json'}: ")
+
+
+def test_a_declaration_of_a_newer_program_is_told_as_its_records_are(tmp_path):
+    Synthetic(tmp_path / "runs").write()
+    file = tmp_path / "runs" / SWEEP / "declaration.json"
+    file.write_text('{"schema_version": 99}')
+    for command in (["report", SWEEP, "--to", str(tmp_path / "report")], ["status", SWEEP]):
+        done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "runs")])
+        assert (done.exit_code, done.stdout) == (1, "")
+        told = "its schema version 99 is newer than 3, which this program reads; update the program"
+        assert done.stderr == f"cannot read {file}: {told}\n"
 
 
 def test_half_written_proposals_leave_out_what_they_cut_off(tmp_path):

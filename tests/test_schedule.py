@@ -8,6 +8,7 @@ from statistics import median
 import optuna
 import pytest
 
+from ablate.config import resolve
 from ablate.declaration import collect
 from ablate.ledger import Ledger, TrialRecord
 from ablate.registry import KINDS
@@ -30,6 +31,11 @@ budget: {trials_per_cell: 7}
 confirm: {seeds: 3}
 report: {baseline: plain}
 """
+
+
+def stamps(task) -> dict[str, str]:
+    config = resolve(task.settings)
+    return {kind: config.row(kind).stamp for kind in KINDS}
 
 
 class Sweep:
@@ -80,7 +86,8 @@ class Sweep:
                     state, stop_after = "pruned", epoch
                     break
         record = TrialRecord(
-            **dataclasses.asdict(task), state=state, rows=dict.fromkeys(KINDS, ""), num_epochs=stop_after,
+            **dataclasses.asdict(task), state=state, num_epochs=stop_after,
+            rows=stamps(task),
             metrics={"val_accuracy": value, "test_accuracy": value} if state == "complete" else {},
             curves={"val_accuracy": [(value or 0) * epoch / 9 for epoch in range(1, stop_after + 1)]},
             diverged_step=int(task.settings["lr"] * 1000) if state == "diverged" else None,
@@ -399,7 +406,7 @@ class Shaped(Sweep):
                 break
         metrics = {"val_accuracy": curve[-1]} | ({"test_accuracy": curve[-1]} if task.phase == "confirm" else {})
         record = TrialRecord(
-            **dataclasses.asdict(task), state=state, rows=dict.fromkeys(KINDS, ""), num_epochs=len(curve),
+            **dataclasses.asdict(task), state=state, rows=stamps(task), num_epochs=len(curve),
             metrics=metrics, curves={"val_accuracy": curve},
         )  # fmt: skip
         self.schedule.on_finished(pack, [record])
@@ -465,13 +472,17 @@ def test_a_complete_trial_of_a_batch_whose_record_was_damaged_comes_back_complet
         assert Shaped(tmp_path, *options).run().ends() == ends
 
 
-def test_a_proposal_that_was_damaged_is_made_again_and_moves_no_record(tmp_path):
+def test_a_proposal_that_was_damaged_gives_way_to_the_whole_one_and_moves_no_record(tmp_path, caplog):
     whole = Shaped(tmp_path).run()
     proposals = whole.plan.folder.read_proposals()
     whole.plan.folder.append_proposal(dataclasses.replace(proposals[3], settings={**proposals[3].settings, "lr": 0.5}))
     again = Shaped(tmp_path).run()
+    assert [record.message.partition("proposals.jsonl: ")[2] for record in caplog.records] == [
+        "1 line is passed over: 1 with a key that the settings and the seed do not have"
+    ]
     assert again.schedule.is_finished()
     assert again.ended == []
+    assert len(again.plan.folder.read_proposals()) == len(proposals) + 1
     assert again.ends() == whole.ends()
     assert not (again.ledger.root / "aside").exists()
     trials = collect(again.plan.declaration, again.plan.folder.read_proposals(), again.ledger)

@@ -347,6 +347,27 @@ def test_a_file_that_is_a_link_is_replaced_not_followed(tmp_path):
     assert issubclass(DataError, AblateError)
 
 
+def test_no_character_of_a_record_steers_the_terminal_or_is_in_the_report(tmp_path, monkeypatch):
+    monkeypatch.setattr("ablate.report.build._documents", lambda *_: iter(()))
+    odd = "\x1b]0;mine\x07\u202e\u2028"
+    declaration = Synthetic(tmp_path / "runs", num_tune=1).write()
+    folder, ledger = SweepFolder(tmp_path / "runs", declaration.sweep), Ledger(tmp_path / "runs")
+    asked = dataclasses.replace(declaration, question=f"Does {odd} it train?")
+    folder.write_declaration(asked, "")
+    proposal = folder.read_proposals()[1]
+    record = ledger.read(proposal.key, "")
+    ledger.path(record.key).unlink()
+    ledger.write(dataclasses.replace(record, provenance={**record.provenance, "torch": f"2{odd}", f"a{odd}": "b"}))
+    for command in (["status"], ["report", "--to", str(tmp_path / "report")]):
+        done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "runs")])
+        assert done.exit_code == 0, done.output
+        assert all(line.isprintable() for line in done.output.split("\n"))
+        assert "torch 2 ]0;mine" in done.output or command[0] == "report"
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "2 ]0;mine" in page
+    assert not set("\x1b\x07\u202e\u2028") & set(page)
+
+
 def test_no_character_of_a_question_steers_the_terminal(tmp_path):
     question = r'"Does \e[31m it \a\b \u202e \u2028 train?"'
     text = f"name: tiny\nquestion: {question}\naxes: {{depth: [8]}}\nbudget: {{trials_per_cell: 1}}\n"

@@ -87,6 +87,9 @@ MISTAKES = {
     "metric_name": ("report: {metric: [a]}", "3:18", "metric must be a string"),
     # YAML
     "duplicate_key": ("seed: 1\nseed: 2", "4:1", "duplicate key 'seed', first given in line 3"),
+    "duplicate_merge": (
+        "fixed: {<<: {width: 9}, <<: {width: 7}}", "3:25", "duplicate key '<<', first given in line 3"
+    ),
     "duplicate_entry": ("fixed: {lr: 1, lr: 2}", "3:16", "duplicate key 'lr', first given in line 3"),
     "key_is_a_number": ("axes: {arm: {1: {init: he}}}", "3:14", 'the key 1 must be text: quote it, "1"'),
     "key_is_a_boolean": ("axes: {arm: {true: {init: he}}}", "3:14", "the key true must be text"),
@@ -485,7 +488,7 @@ MERGES = {
     + [f"a{i}: &a{i} [{{<<: *a{i - 1}}}, {{<<: *a{i - 1}}}]" for i in range(1, 30)],
     "of_aliases": ["a0: &a0 {x: 1, y: 2}"]
     + [f"a{i}: &a{i} {{<<: *a{i - 1}, x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, 30)],
-    "of_one_long_list": [f"a0: &a0 [{'{},' * 5000}]", "a1:", *["  <<: *a0"] * 5000],
+    "of_one_long_list": [f"a0: &a0 [{'{},' * 5000}]", "a1:", *["- <<: *a0"] * 5000],
 }
 
 
@@ -514,11 +517,17 @@ def test_of_very_many_mistakes_the_first_hundred_are_told(tmp_path):
     assert problems[1].startswith("6:3: unknown parameter 'k1'")
 
 
+@pytest.mark.parametrize(("text", "line"), [("%YAML 1.1", 1), ("# Of old\n\n%YAML  1.1", 3), ("\ufeff%YAML 1.1", 1)])
+def test_another_version_of_yaml_is_refused(tmp_path, text, line):
+    rule = "'%YAML 1.1' is refused: a sweep file is YAML 1.2; leave this line out"
+    assert problems_of(tmp_path, f"{text}\n---\n{HEAD}seed: 010\n") == [f"{line}:1: {rule}"]
+
+
 def test_a_directive_brings_no_other_yaml(tmp_path):
-    text = f"%YAML 1.1\n---\n{HEAD}seed: 010\nfixed: {{epochs: 1:30}}\ntune: {{lr: {{low: 1, high: 2, log: yes}}}}"
+    text = f"%YAML 1.2\n---\n{HEAD}seed: 010\nfixed: {{epochs: 1:30}}\ntune: {{lr: {{low: 1, high: 2, log: yes}}}}"
     problems = problems_of(tmp_path, text)
     assert [problem.partition(": ")[0] for problem in problems[:3]] == ["5:7", "6:17", "7:35"]
-    assert "'yes' is no boolean: write true or false" in problems[2]
+    assert "log must be a boolean, but got 'yes'" in problems[2]
 
 
 def _fifo(path):

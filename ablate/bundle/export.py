@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ablate.bundle.archive import SWEEP_FILES, is_bundle, pack
 from ablate.command_lines import Commands
-from ablate.declaration import SweepFolder
+from ablate.declaration import Proposal, SweepFolder
 from ablate.errors import UsageError
 from ablate.ledger import Ledger
 from ablate.places import Place
@@ -39,9 +39,10 @@ def num_text(num_trials: int) -> str:
 
 
 def export_sweep(out: Place, sweep: str, to: Path) -> Exported:
-    """Write a sweep's declaration, its proposals and their records to a bundle; a damaged record is told and left out.
+    """Write a sweep's declaration, its proposals and their records to a bundle.
 
-    The shared records are those that the proposals name; of pruned and failed ones, those of this sweep.
+    A damaged record or proposal is told and left out. The shared records are those that the proposals name; of pruned
+    and failed ones, those of this sweep.
 
     Raises:
         UsageError: There is no such sweep, or `to` is a file that is no bundle.
@@ -52,23 +53,35 @@ def export_sweep(out: Place, sweep: str, to: Path) -> Exported:
     declaration = folder.read_declaration()
     if to.exists() and not is_bundle(to):
         raise UsageError(f"{to} is there already and is no bundle: give --to another name")
-    proposals = folder.read_proposals()
+    proposals, files, keys = folder.read_proposals(), dict[str, bytes](), set[str]()
+    num_misfits = -1
+    while num_misfits != len(ledger.misfits):
+        num_misfits = len(ledger.misfits)
+        proposals = [proposal for proposal in proposals if proposal not in ledger.misfits]
+        files, keys = _files(proposals, ledger, sweep)
+    folder.tell_passed_over(num_misfits)
     contents = (
         _declaration(folder),
         read_file(folder.path / "resolved.yaml"),
         json_lines(map(dataclasses.asdict, proposals)),
     )
-    members = {f"{sweep}/{name}": content for name, content in zip(SWEEP_FILES, contents, strict=True)}
+    members = {f"{sweep}/{name}": content for name, content in zip(SWEEP_FILES, contents, strict=True)} | files
+    content = pack(sweep, declaration.history[-1] if declaration.history else "", members)
+    write_atomically(to, content)
+    return Exported(to, sweep, len(keys), len(content))
+
+
+def _files(proposals: list[Proposal], ledger: Ledger, sweep: str) -> tuple[dict[str, bytes], set[str]]:
+    """Return the ledger's files of all records that the proposals name, by their names in a bundle, and their keys."""
     trials = {(proposal.key, proposal.cell): proposal for proposal in proposals}
+    files: dict[str, bytes] = {}
     keys = set()
     for (key, _), stored in ledger.stored(trials, sweep):
         for record in filter(None, stored):
             keys.add(key)
-            if _member(ledger.path(record.key, record.sweep, record.cell)) not in members:
-                members |= {_member(path): read_file(path) for path in ledger.files(record)}
-    content = pack(sweep, declaration.history[-1] if declaration.history else "", members)
-    write_atomically(to, content)
-    return Exported(to, sweep, len(keys), len(content))
+            if _member(ledger.path(record.key, record.sweep, record.cell)) not in files:
+                files |= {_member(path): read_file(path) for path in ledger.files(record)}
+    return files, keys
 
 
 def _member(path: Place) -> str:

@@ -80,6 +80,7 @@ def build_report(
     columns: str | None = None,
     metric: str | None = None,
     mlflow_url: str | None = None,
+    tells_lines: bool = True,
 ) -> Report:
     """Write the report of one sweep or several into a folder; the same trials give the same bytes.
 
@@ -89,6 +90,7 @@ def build_report(
         to: Where report.html, table.*, results.parquet and figures/ go.
         rows: Another row axis than the sweep file's; so with `columns` and `metric`.
         mlflow_url: The server that the page's links lead to; see `link_server` for what holds without.
+        tells_lines: Whether to warn of damaged proposals; a sweep that writes its report has done so.
 
     Raises:
         UsageError: There is no such sweep or axis, no confirm trial is finished, none recorded the metric, the
@@ -103,7 +105,10 @@ def build_report(
     for sweep_id in sweep_ids:
         folder = SweepFolder(out, sweep_id)
         declaration = folder.read_declaration()
+        num_misfits = len(ledger.misfits)
         cells = collect(declaration, folder.read_proposals(), ledger)
+        if tells_lines:
+            folder.tell_passed_over(len(ledger.misfits) - num_misfits)
         _check_confirmed(declaration, cells, to_print)
         found.append((declaration, cells))
         many = len(sweep_ids) > 1

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from ablate.command_lines import Commands
 from ablate.declaration import CellTrials, Declaration
+from ablate.errors import printable
 from ablate.redaction import redact
 from ablate.report import appendix, notices, sufficiency, tables
 from ablate.report.claims import ClaimResult, claims_footer
@@ -51,7 +52,9 @@ def page(
     commands: Commands,
 ) -> str:
     """Return the report's HTML. `left_out` are figures that it only names, `layout` the options of the command."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_without_controls
+    )
     environment.lstrip_blocks = True
     environment.filters["breakable"] = breakable
     folder = files("ablate.report")
@@ -97,6 +100,13 @@ def page(
         report_command=report_command(declaration, layout, commands),
         ui_command=commands.line("ui", *([] if isinstance(declaration, Combined) else [declaration.sweep])),
     )
+
+
+def _without_controls(value: object) -> object:
+    """Return what is put into the page; text that is no HTML of ours without control characters."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "\n".join(map(printable, value.split("\n")))
+    return value
 
 
 def breakable(name: str) -> Markup:

@@ -77,7 +77,7 @@ def provenance(record: TrialRecord) -> dict[str, str]:
     """Return with what a trial was computed, without names of users and hosts."""
     private = ("host", "user", "path", "remote", "folder", "cwd", "address", "argv", "email", "author")
     return {
-        name: redact(str(value))
+        redact(name): redact(str(value))
         for name, value in sorted(record.provenance.items())
         if not any(word in name.lower() for word in private)
     }

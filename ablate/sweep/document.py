@@ -23,6 +23,7 @@ _TAG = "tag:yaml.org,2002:"
 _TEXT = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}  # dates and "=" are text in YAML 1.2
 _CONSTRUCTED = {_TAG + "null", _TAG + "bool", _TAG + "int", _TAG + "float"}
 _MERGE = _TAG + "merge"
+_VERSION = re.compile(r"%YAML[ \t]+(\S+)")
 _PLAIN = {
     _TAG + "bool": re.compile("true|True|TRUE|false|False|FALSE"),
     # YAML 1.1 reads 1_4 as 14, 010 as 8 and 1:30 as 90; the library knows some of that still.
@@ -72,7 +73,19 @@ class Document:
             self.positions.add((), self._start(node), self._start(node))
             self.tree = self._convert(node, ())
 
+    def _check_version(self, text: str) -> None:
+        """Refuse another version of YAML, which the library would read in its own way, with warnings."""
+        for number, line in enumerate(text.removeprefix("\ufeff").splitlines()):
+            found = _VERSION.match(line)
+            if found and found[1] != "1.2":
+                place = self._place(number, 0)
+                message = f"'%YAML {shown(found[1])[1:-1]}' is refused: a sweep file is YAML 1.2; leave this line out"
+                raise SpecError(Problem(message, place.file, place.line, place.column))
+            if line.strip() and not line.startswith(("%", "#")):
+                return
+
     def _compose(self, text: str) -> Node | None:
+        self._check_version(text)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # an anchor may be used again
@@ -152,16 +165,19 @@ class Document:
         """Return the entries of a mapping, those merged by `<<` last; a key that is given wins over a merged one."""
         found: dict[str, tuple[Node, Node]] = {}
         merged: list[tuple[Node, Node]] = []
+        merge: Node | None = None
         for key, value in node.value:
             self._visit(key)
-            if key.tag == _MERGE:
+            if key.tag == _MERGE and merge is not None:
+                self._mistake(key, keys, _duplicate("<<", self._start(merge).line))
+            elif key.tag == _MERGE:
+                merge = key
                 for source in value.value if isinstance(value, SequenceNode) else [value]:
                     self._visit(source)
                     merged.append((key, source))
             elif _key_text(key) in found:
                 first = self._start(found[_key_text(key)][0]).line
-                where = f", first given in line {first}" if first else ""
-                self._mistake(key, keys, f"duplicate key '{_key_text(key)}'{where}")
+                self._mistake(key, keys, _duplicate(_key_text(key), first))
             else:
                 found[_key_text(key)] = (key, value)
         for merge_key, source in merged:
@@ -213,6 +229,10 @@ class Document:
         if isinstance(value, int) and abs(value) >= 2**63:
             return self._mistake(node, keys, f"an integer must be below 2**63, but got {shown(node.value)}")
         return value
+
+
+def _duplicate(name: str, first: int | None) -> str:
+    return f"duplicate key '{name}'" + (f", first given in line {first}" if first else "")
 
 
 def _unclear(node: ScalarNode) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.declaration import Declaration, DeclaredCell, Proposal
+from ablate.errors import printable
 from ablate.ledger import TrialRecord
 from ablate.metrics import Metric
 from ablate.signals import drop_dead_outputs
@@ -56,7 +57,9 @@ class Progress:
             outcome = outcome if is_new else f"{outcome} in the ledger already"
             line = f"[{done}/{planned}] {cell.name} {proposal.phase} {proposal.number}: {outcome}"
             with _on_whatever_is_left():
-                self.console.print(f"{line}{self._left_text()}", markup=False, highlight=False, soft_wrap=True)
+                self.console.print(
+                    f"{printable(line)}{self._left_text()}", markup=False, highlight=False, soft_wrap=True
+                )
 
     def time_left_s(self) -> float | None:
         """Return the estimated rest of the run in seconds, from the trials that ended in this run."""

@@ -83,9 +83,13 @@ class Schedule:
 
     def _restore(self, proposals: list[Proposal]) -> int:
         """Take over what earlier runs proposed and finished; return the number of finished trials."""
-        latest = {(p.cell, p.phase, p.number): p for p in proposals}
         runs = {run.cell.key: run for run in self.cells}
-        latest = {at: p for at, p in latest.items() if p.cell in runs and _is_whole(runs[p.cell], p)}
+        proposals = [p for p in proposals if p.cell in runs]
+        last = {(p.cell, p.phase, p.number): p for p in proposals}
+        latest = {(p.cell, p.phase, p.number): p for p in proposals if _is_whole(runs[p.cell], p)}
+        # One that was made again counts no more; where a cell has no whole one, its data changed since.
+        cells = {p.cell for p in latest.values()}
+        self.folder.tell_passed_over(sum(p.cell in cells and latest.get(at) is not p for at, p in last.items()))
         for run in self.cells:
             while (run.cell.key, "tune", len(run.tune)) in latest and self._ask_batch(run, latest):
                 pass

@@ -15,6 +15,7 @@ from ablate.registry import Value
 from ablate.sweep.cells import Cell
 from ablate.sweep.document import Document
 from ablate.sweep.plan import check_batch_size, make_plan
+from ablate.sweep.space import label
 from ablate.train.device import choose_device, prepare_process
 from ablate.train.pack import Pack
 from ablate.train.task import Task
@@ -54,6 +55,8 @@ def train_one(
         named = _names(cell, name)
         choices = f". {choices_text(values[name], named)}" if given and named else ""
         raise UsageError(f"{given}{error}{choices}") from None
+    for note in _notes(values, config.settings(), cell):
+        echo(note)
     fingerprint = config.fingerprint(data.digest)
     torch_device = choose_device(device)
     prepare_process(torch_device)
@@ -85,9 +88,12 @@ def _compact(name: str) -> str:
 
 def _values(tuned: Sequence[str], cell: Cell) -> dict[str, Any]:
     """Return the given values of tuned parameters; choices with names go by these."""
-    values, names = {}, cell.space.tuned
+    values: dict[str, Any] = {}
+    names = cell.space.tuned
     for text in tuned:
         name, equals, value = text.partition("=")
+        if name in values:
+            raise UsageError(f"--with {text}: '{name}' is given twice")
         if not equals or name not in names:
             raise UsageError(
                 f"--with {text}: needs PARAMETER=VALUE with a tuned parameter. {choices_text(name, names)}"
@@ -98,6 +104,21 @@ def _values(tuned: Sequence[str], cell: Cell) -> dict[str, Any]:
         if isinstance(values[name], str):
             values[name] = _names(cell, name).get(values[name], values[name])
     return values
+
+
+def _notes(values: dict[str, Any], settings: dict[str, Value], cell: Cell) -> list[str]:
+    """Return a line for each number that no trial of the cell can have."""
+    notes = []
+    for name in (name for name in values if name in settings):
+        held = [
+            definition
+            for definition in cell.space.definitions(name)
+            if all(settings.get(other) in allowed for other, allowed in definition.when.items())
+        ]
+        ranges = [f"{label(each.low)} to {label(each.high)}" for each in held if each.kind != "categorical"]
+        if ranges and not any(definition.can_be(settings[name]) for definition in held):
+            notes.append(f"note: {name}={label(settings[name])} is outside of what the sweep tries, {ranges[0]}")
+    return notes
 
 
 def _names(cell: Cell, parameter: str) -> dict[str, Value]:
