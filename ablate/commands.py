@@ -22,7 +22,7 @@ from ablate.signals import graceful_signals, interrupts_noted, outputs_outlast_r
 
 if TYPE_CHECKING:
     from ablate.report.build import Report
-    from ablate.sweep.runner import Outcome
+    from ablate.run.runner import Outcome
 
 
 class Group(click.Group):
@@ -162,9 +162,9 @@ def sweep(
     click.get_current_context().with_resource(graceful_signals())
     from rich.console import Console
 
-    from ablate.sweep.launch.access import check_address
-    from ablate.sweep.plan import make_plan
-    from ablate.train.device import choose_device
+    from ablate.run.launch.access import check_address
+    from ablate.run.plan import make_plan
+    from ablate.tasks.image_classification.training.device import choose_device
 
     check_address(address)
     if address == "local":  # A cluster's head may have no GPU while its nodes have.
@@ -174,7 +174,7 @@ def sweep(
     for line in plan.lines():
         _say(line)
 
-    from ablate.sweep.runner import run_plan, where_options
+    from ablate.run.runner import run_plan, where_options
 
     sweep_id = plan.spec.sweep_id
     where = where_options(device, address)
@@ -228,8 +228,8 @@ def plan(
     device: str,
 ) -> None:
     """Check a sweep file and say what it asks for and what it will cost; trains nothing."""
-    from ablate.sweep.estimate import estimate, lines
-    from ablate.sweep.plan import default_jobs, make_plan
+    from ablate.run.estimate import estimate, lines
+    from ablate.run.plan import default_jobs, make_plan
 
     made = make_plan(file, profile, overrides, out)
     cost = estimate(made, jobs=jobs or default_jobs(made), device=device, with_probe=with_probe)
@@ -246,10 +246,10 @@ def plan(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(sweep: str | None, out: Place, as_json: bool) -> None:
     """Say what is waiting, running, complete, pruned, diverged and failed."""
-    from ablate.declaration import SweepFolder, collect
-    from ablate.ledger import Ledger
     from ablate.report.summary import status, status_lines
     from ablate.storage import is_locked
+    from ablate.store.declaration import SweepFolder, collect
+    from ablate.store.ledger import Ledger
 
     folder = SweepFolder(out, find_sweep(sweep, out))
     declaration = folder.read_declaration()
@@ -362,7 +362,7 @@ def train(
     device: str,
 ) -> None:
     """Train one trial of a cell in this process, without Ray; nothing is recorded."""
-    from ablate.sweep.single import train_one
+    from ablate.run.single import train_one
 
     record = train_one(file, profile, overrides, out, cell_name, tuned, seed, device, click.echo)
     if record.state == "failed":
@@ -389,7 +389,7 @@ def reproduce(
     TRIAL is its key or the beginning of it. With the same torch and class of device the numbers must be equal bit for
     bit. Nothing is recorded.
     """
-    from ablate.sweep.reproduce import reproduce as run_again
+    from ablate.run.reproduce import reproduce as run_again
 
     found = run_again(out, trial, imports, device, tolerance, weights, click.echo)
     for line in found.lines():
@@ -401,7 +401,7 @@ def reproduce(
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of sweep files, for editors."""
-    from ablate.sweep.schema import json_schema
+    from ablate.sweepfile.schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=1))
 
@@ -412,7 +412,7 @@ def find_sweep(sweep: str | None, out: Place) -> str:
     Raises:
         UsageError: There is no sweep yet, or the file is wrong.
     """
-    from ablate.declaration import sweeps
+    from ablate.store.declaration import sweeps
 
     if sweep is None:
         known = sweeps(out)
@@ -420,7 +420,7 @@ def find_sweep(sweep: str | None, out: Place) -> str:
             raise UsageError(f"no sweep in {out} yet. Run: {Commands(out).line('sweep', 'FILE')}")
         return known[-1]
     if sweep.endswith((".yaml", ".yml")):
-        from ablate.sweep.spec import load_spec
+        from ablate.sweepfile.spec import load_spec
 
         return load_spec(Path(sweep)).sweep_id
     return sweep

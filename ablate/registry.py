@@ -1,7 +1,7 @@
 """Rows: everything that a sweep file can choose by name.
 
 A row holds data only, so that a sweep file is checked without importing torch. The code behind a row is
-imported by `Row.load`. `ablate/rows.py` registers the built-in rows; `imports:` in a sweep file adds a user's.
+imported by `Row.load`. A task registers the rows that come with it; `imports:` in a sweep file adds a user's.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ablate.errors import UsageError, choices_text, shown
 from ablate.files import read_regular
 from ablate.signals import was_interrupted
-
-if TYPE_CHECKING:
-    from ablate.config import TrialConfig
 
 Value = None | bool | int | float | str | tuple[float, ...]
 
@@ -159,7 +156,7 @@ class Row:
     version: int = 1
     source: str = "–"
     parameters: tuple[Parameter, ...] = ()
-    check: Callable[[TrialConfig], tuple[str, str] | None] | None = None
+    check: Callable[[Any], tuple[str, str] | None] | None = None
     origin: str = ""
     image_shape: tuple[int, int, int] | None = None
     sources: str | Callable[..., Any] | None = None

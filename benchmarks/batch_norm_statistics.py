@@ -30,14 +30,14 @@ from typing import Any
 
 import torch
 
-from ablate.config import resolve
-from ablate.data.dataset import Dataset
-from ablate.data.prepare import load, prepare
 from ablate.errors import DataError
 from ablate.seeds import derive_seed
-from ablate.train.device import prepare_process
-from ablate.train.statistics import estimate
-from ablate.train.trainer import Trainer
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data.dataset import Dataset
+from ablate.tasks.image_classification.data.prepare import load, prepare
+from ablate.tasks.image_classification.training.device import prepare_process
+from ablate.tasks.image_classification.training.statistics import estimate
+from ablate.tasks.image_classification.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 COMMON = {"optimizer": "nesterov", "lr": 0.05, "lr_schedule": "one_cycle"}

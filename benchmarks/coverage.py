@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from ablate.report.statistics import ALPHA, MIN_BOOTSTRAP, estimate, holm, paired_test
+from ablate.report.inference import ALPHA, MIN_BOOTSTRAP, estimate, holm, paired_test
 
 NUM_SAMPLES = 20_000
 NUM_BOOTSTRAP_SAMPLES = 1_000

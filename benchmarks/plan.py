@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ablate.sweep.document import Document
+from ablate.sweepfile.document import Document
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ablate.declaration import MLFLOW_RUNS, Declaration, DeclaredCell, DeclaredClaim, Proposal, SweepFolder
-from ablate.ledger import Ledger, TrialRecord
-from ablate.methods.diagnostics import MEASURES
+from ablate.store.declaration import MLFLOW_RUNS, Declaration, DeclaredCell, DeclaredClaim, Proposal, SweepFolder
+from ablate.store.ledger import Ledger, TrialRecord
+from ablate.tasks.image_classification.methods.diagnostics import MEASURES
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPTHS, ARMS, SEEDS, EPOCHS = range(8, 133, 5), ("plain", "ortho", "modulation", "residual"), 5, 100

@@ -22,10 +22,10 @@ from collections.abc import Callable
 
 import torch
 
-from ablate.config import resolve
-from ablate.data.dataset import Dataset, Split
-from ablate.train.device import choose_device, prepare_process
-from ablate.train.trainer import Trainer
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data.dataset import Dataset, Split
+from ablate.tasks.image_classification.training.device import choose_device, prepare_process
+from ablate.tasks.image_classification.training.trainer import Trainer
 
 # Image size and channels, width, batch size, rounds as a share of --rounds.
 SIZES = {"8x8": (8, 1, 8, 64, 1.0), "32x32": (32, 3, 16, 128, 0.34)}

@@ -46,7 +46,7 @@ def trivial_trial(config: dict[str, Any]) -> None:
     from ray import tune
 
     from ablate.registry import KINDS
-    from ablate.sweep.launch.trainable import MAILBOX
+    from ablate.run.launch.trainable import MAILBOX
 
     task = dict(config["tasks"][0])
     value = float(torch.tensor(task["settings"]["lr"]))
@@ -82,11 +82,11 @@ class Rig:
     def __init__(self, folder: Path, text: str, jobs: int, *, with_mlflow: bool, ended: Callable[[], None]) -> None:
         from rich.console import Console
 
-        from ablate.ledger import Ledger
-        from ablate.sweep.plan import make_plan
-        from ablate.sweep.progress import Progress
-        from ablate.sweep.runner import cell_runs
-        from ablate.sweep.schedule import Schedule
+        from ablate.run.plan import make_plan
+        from ablate.run.progress import Progress
+        from ablate.run.runner import cell_runs
+        from ablate.run.schedule import Schedule
+        from ablate.store.ledger import Ledger
         from ablate.tracking.mirror import Mirror
 
         file = folder / "sweep.yaml"
@@ -108,8 +108,8 @@ class Rig:
 
     def run(self, jobs: int | None, address: str) -> None:
         """Run the trivial trials on Ray."""
-        from ablate.sweep.launch.run import run_schedule
-        from ablate.sweep.runner import _resources
+        from ablate.run.launch.tuner import run_schedule
+        from ablate.run.runner import _resources
 
         run_schedule(self.schedule, _resources(self.plan, jobs, "cpu", address), trivial_trial)
 
@@ -122,10 +122,10 @@ def ours(
     folder: Path, num_trials: int, jobs: int, profile: bool, with_mlflow: bool
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Run the sweep; return its times and the configurations that it proposed."""
-    from ablate.sweep.launch.cluster import ENVIRONMENT
+    from ablate.run.launch.cluster import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)  # Ray reads it when it is imported
-    from ablate.sweep.launch import adapters
+    from ablate.run.launch import adapters
 
     started = time.perf_counter()
     text = FILE.replace("TRIALS", str(num_trials // NUM_CELLS))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ablate import registry
-from ablate.config import CORE
 from ablate.registry import KINDS, Parameter
+from ablate.tasks.image_classification.config import CORE
 
 FILE = Path(__file__).with_name("parameters.md")
 HEADER = """# Parameters

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
-from ablate.data.dataset import Dataset, Split
+from ablate.tasks.image_classification.data.dataset import Dataset, Split
 
 
 @pytest.fixture(autouse=True)

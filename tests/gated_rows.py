@@ -15,15 +15,15 @@ from test_sweep import ROOT, command, wait_for
 
 SOURCE = """
 import contextlib, datetime, glob, os, time
-import ablate.train.pack
+import ablate.run.pack
 from ablate.registry import Row, register
 
 FOLDER, PAUSE_S = os.environ["GATE_FOLDER"], float(os.environ["GATE_PAUSE_S"])
 LOG, CLOSED, CLOSE_AT = (os.path.join(FOLDER, name) for name in ("log", "closed", "close_at"))
 RECORDS = os.path.join(os.environ["GATE_OUT"], "ledger", "trials", "**", "[!.]*.parquet")
-ablate.train.pack.CHECKPOINT_EVERY_S = 0  # after every epoch
+ablate.run.pack.CHECKPOINT_EVERY_S = 0  # after every epoch
 # By the clock that a test may set: Python's datetime does not ask time.time.
-ablate.train.pack._now = lambda: datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat()
+ablate.run.pack._now = lambda: datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat()
 
 class Gated:
     weight_decay = 0.0

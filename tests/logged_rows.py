@@ -9,11 +9,11 @@ from typing import Any
 SOURCE = """
 import json, os, time
 import ray
-import ablate, ablate.train.pack
+import ablate, ablate.run.pack
 from ablate.registry import Row, register
 
 LOG, PAUSE_S = {log!r}, {pause_s!r}
-ablate.train.pack.CHECKPOINT_EVERY_S = 0  # after every epoch
+ablate.run.pack.CHECKPOINT_EVERY_S = 0  # after every epoch
 
 class Logged:
     weight_decay = 0.0

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablate.config import OBJECTIVE, measured
-from ablate.declaration import Declaration, DeclaredCell, Proposal, SweepFolder
-from ablate.ledger import Ledger, TrialRecord
 from ablate.metrics import Metric
+from ablate.store.declaration import Declaration, DeclaredCell, Proposal, SweepFolder
+from ablate.store.ledger import Ledger, TrialRecord
+from ablate.tasks.image_classification.config import OBJECTIVE, measured
 
 DEPTHS = ("20", "56", "110")
 ARMS = ("residual", "plain", "plain+ortho")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ablate import registry
-from ablate.data.augment import crop_flip, identity
+from ablate.tasks.image_classification.data.augment import crop_flip, identity
 
 
 def generator(seed: int) -> torch.Generator:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.config import resolve
+from ablate.tasks.image_classification.config import resolve
 
 FILE = Path(__file__).parent.parent / "benchmarks" / "step_overhead.py"
 BENCHMARK = runpy.run_path(str(FILE))

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from test_schedule import Sweep
 
-from ablate.declaration import collect
 from ablate.report.summary import status, status_lines
+from ablate.store.declaration import collect
 
 SCORE = {"score": lambda settings, phase: min(1.0, settings["lr"])}
 BOTH = ("confirm.runner_up=true", "budget.audit=2", "axes.depth=[8]")

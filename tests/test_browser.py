@@ -18,9 +18,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 from synthetic import ARMS, DEPTHS, NUM_EPOCHS, Synthetic
 
-from ablate.declaration import SweepFolder, collect
-from ablate.ledger import Ledger
 from ablate.report.build import build_report
+from ablate.store.declaration import SweepFolder, collect
+from ablate.store.ledger import Ledger
 from ablate.tracking.mirror import Mirror
 from ablate.tracking.server import served
 from ablate.tracking.view import link

@@ -30,11 +30,11 @@ from ablate.bundle.archive import MANIFEST, VERSION
 from ablate.bundle.export import export_sweep
 from ablate.bundle.merge import merge
 from ablate.commands import main
-from ablate.declaration import Proposal, SweepFolder, collect
 from ablate.errors import UsageError
-from ablate.ledger import SCHEMA_VERSION, Ledger, TrialRecord
 from ablate.places import to_place
 from ablate.storage import locked
+from ablate.store.declaration import Proposal, SweepFolder, collect
+from ablate.store.ledger import SCHEMA_VERSION, Ledger, TrialRecord
 
 SWEEP = "depth_ablation@smoke"
 AXES = {"depth": ["20", "56"], "arm": ["plain", "residual"]}

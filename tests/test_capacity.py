@@ -2,7 +2,7 @@
 
 import pytest
 
-from ablate.sweep.capacity import Node, num_fitting
+from ablate.run.capacity import Node, num_fitting
 
 
 @pytest.mark.parametrize(

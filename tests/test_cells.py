@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from ablate import registry
-from ablate.config import ConfigError
-from ablate.sweep.cells import build_cells
-from ablate.sweep.spec import load_spec
+from ablate.sweepfile.cells import build_cells
+from ablate.sweepfile.spec import load_spec
+from ablate.tasks.image_classification.config import ConfigError
 
 TEXT = """\
 name: s
@@ -132,8 +132,8 @@ def test_key_depends_on_the_versions_of_usable_rows_only(cells, monkeypatch):
 def test_another_process_finds_the_same_keys(cells, tmp_path):
     expected = keys(cells())
     code = (
-        "from pathlib import Path; from ablate.sweep.spec import load_spec\n"
-        "from ablate.sweep.cells import build_cells\n"
+        "from pathlib import Path; from ablate.sweepfile.spec import load_spec\n"
+        "from ablate.sweepfile.cells import build_cells\n"
         f"print([cell.key for cell in build_cells(load_spec(Path({str(tmp_path / 's.yaml')!r})))])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 from synthetic import Synthetic
 
-from ablate.declaration import DeclaredClaim, Proposal, SweepFolder, collect
 from ablate.errors import SpecError
-from ablate.ledger import Ledger
-from ablate.report.claims import claim_results, claims_footer
+from ablate.report.claim_results import claim_results, claims_footer
 from ablate.report.entries import entries
-from ablate.sweep.plan import make_plan
-from ablate.sweep.spec import load_spec
+from ablate.run.plan import make_plan
+from ablate.store.declaration import DeclaredClaim, Proposal, SweepFolder, collect
+from ablate.store.ledger import Ledger
+from ablate.sweepfile.spec import load_spec
 
 FILE = """
 name: claimed

@@ -17,8 +17,8 @@ from ray_nodes import RayNodes
 from test_sweep import command, wait_for
 
 from ablate.errors import UsageError
-from ablate.sweep.launch import cluster
-from ablate.sweep.launch.access import check_address
+from ablate.run.launch import cluster
+from ablate.run.launch.access import check_address
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--set", "fixed.epochs=1", "--set", "confirm.seeds=0")
@@ -134,7 +134,7 @@ def test_resources_that_no_node_has_are_refused_in_one_line(tmp_path, nodes):
 ATTACH = """
 import sys
 from ablate.errors import UsageError
-from ablate.sweep.launch.cluster import attached_cluster
+from ablate.run.launch.cluster import attached_cluster
 try:
     with attached_cluster(sys.argv[1], []):
         import ray
@@ -245,7 +245,7 @@ def test_ray_and_its_files_are_gone_soon_after_the_driver_is_killed(how):
     """Ray's agents would live for a minute."""
     code = (
         "import os, time\n"
-        "from ablate.sweep.launch.cluster import private_cluster\n"
+        "from ablate.run.launch.cluster import private_cluster\n"
         "with private_cluster(1):\n"
         "    import ray\n"
         "    ray.get(ray.remote(lambda: 1).remote())\n"
@@ -311,7 +311,7 @@ def test_a_wrong_address_is_refused(address, message):
 PRIVATE = """
 import json, os
 from pathlib import Path
-from ablate.sweep.launch.cluster import private_cluster
+from ablate.run.launch.cluster import private_cluster
 with private_cluster(1):
     import ray
     import psutil  # Ray brings it

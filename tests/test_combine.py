@@ -10,7 +10,7 @@ from synthetic import ARMS, Synthetic
 from test_claims import BASE, GAIN, declared
 
 from ablate.commands import main
-from ablate.declaration import SweepFolder
+from ablate.store.declaration import SweepFolder
 
 AXES = {"depth": ["20", "56"], "arm": list(ARMS)}
 

@@ -12,11 +12,11 @@ from synthetic import Synthetic
 
 from ablate.command_lines import Commands
 from ablate.commands import main
-from ablate.declaration import SweepFolder
 from ablate.places import ObjectPath
 from ablate.redaction import public_path
 from ablate.report.build import build_report
-from ablate.sweep.runner import where_options
+from ablate.run.runner import where_options
+from ablate.store.declaration import SweepFolder
 from ablate.tracking.store import open_client, tracking_uri
 
 ROOT = Path(__file__).parent.parent

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from ablate.commands import _write_report, main
-from ablate.config import ACCURACIES
 from ablate.errors import UsageError
 from ablate.report.build import NothingToReportError
+from ablate.tasks.image_classification.config import ACCURACIES
 
 ROOT = Path(__file__).parent.parent
 FILE = """
@@ -115,7 +115,7 @@ def test_a_sweep_outlasts_the_reader_of_its_lines(folder, is_one):
         "import select, sys\n"
         "from types import SimpleNamespace\n"
         "import ablate.commands as commands\n"
-        "import ablate.sweep.runner as runner\n"
+        "import ablate.run.runner as runner\n"
         "def run_plan(plan, *, console, **_):\n"
         "    sys.stdin.read()\n"
         "    for _ in range(20_000): console.print('a line')\n"
@@ -197,7 +197,7 @@ def test_train_says_where_a_trial_diverged(folder):
 
 def test_the_last_line_of_train_is_json_where_a_number_is_not_finite(folder, monkeypatch):
     record = SimpleNamespace(state="complete", metrics={"val_loss": float("inf"), "val_accuracy": 0.5})
-    monkeypatch.setattr("ablate.sweep.single.train_one", lambda *_: record)
+    monkeypatch.setattr("ablate.run.single.train_one", lambda *_: record)
     done = invoke("train", "tiny.yaml", "--cell", "arm=plain")
     assert done.stdout == '{"state": "complete", "val_loss": null, "val_accuracy": 0.5}\n'
 
@@ -337,7 +337,7 @@ def test_a_sweep_that_stops_has_written_to_mlflow_what_it_was_told(folder, monke
     def run_schedule(*_, **__):
         raise error
 
-    monkeypatch.setattr("ablate.sweep.runner.run_schedule", run_schedule)
+    monkeypatch.setattr("ablate.run.runner.run_schedule", run_schedule)
     done = invoke("sweep", "tiny.yaml")
     assert done.exit_code == (1 if isinstance(error, OSError) else 2)
     expected = "the sweep stopped: runs/x: No space left on device" if isinstance(error, OSError) else "no cluster"

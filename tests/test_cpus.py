@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ablate.cpus import num_cpus
-from ablate.data.image_folder import num_workers
+from ablate.tasks.image_classification.data.image_folder import num_workers
 
 ROOT = Path(__file__).parent.parent
 V1 = "{top} rw,relatime - cgroup cgroup rw,cpu,cpuacct"
@@ -118,9 +118,9 @@ def test_a_real_quota_limits_jobs_decoders_and_rays_cpus(tmp_path):
         f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid()))\n"
         "from pathlib import Path\n"
         "from types import SimpleNamespace\n"
-        "from ablate.data.image_folder import num_workers\n"
-        "from ablate.sweep.launch import run\n"
-        "from ablate.sweep.plan import default_jobs, make_plan\n"
+        "from ablate.tasks.image_classification.data.image_folder import num_workers\n"
+        "from ablate.run.launch import run\n"
+        "from ablate.run.plan import default_jobs, make_plan\n"
         f"plan = make_plan(Path('search_spaces/depth_ablation.yaml'), None, [], Path('{tmp_path}'))\n"
         "run.private_cluster = lambda num_cpus: num_cpus\n"
         "ray = run._cluster(SimpleNamespace(address='local', jobs=None, cpus=1))\n"

@@ -12,7 +12,7 @@ import pytest
 from test_schedule import Sweep
 
 import ablate.storage
-from ablate.ledger import Ledger
+from ablate.store.ledger import Ledger
 
 OVERRIDES = ("axes.depth=[8]", "budget.trials_per_cell=5", "confirm.runner_up=true", "budget.audit=1")
 

@@ -21,14 +21,14 @@ from PIL import Image
 
 import ablate
 from ablate import registry
-from ablate.config import resolve
-from ablate.data import cifar, fashion_mnist, prepare
-from ablate.data.augment import crop_flip
-from ablate.data.dataset import RawImages, Split
-from ablate.data.folders import DataFolders
 from ablate.errors import DataError
 from ablate.seeds import derive_seed
-from ablate.train.trainer import Trainer
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data import cifar, fashion_mnist, prepare
+from ablate.tasks.image_classification.data.augment import crop_flip
+from ablate.tasks.image_classification.data.dataset import RawImages, Split
+from ablate.tasks.image_classification.data.folders import DataFolders
+from ablate.tasks.image_classification.training.trainer import Trainer
 
 # It enters the fingerprint of every trial on digits: a change makes all of them run again.
 DIGITS_DIGEST = "b696a759885b328a"
@@ -99,7 +99,8 @@ def test_digits_split_is_fixed_stratified_and_disjoint(tmp_path):
 def test_another_process_makes_the_same_digits(tmp_path):
     script = (
         "import sys; from pathlib import Path;"
-        "from ablate.config import resolve; from ablate.data.prepare import prepare;"
+        "from ablate.tasks.image_classification.config import resolve;"
+        "from ablate.tasks.image_classification.data.prepare import prepare;"
         "print(prepare(resolve({'num_train': 500}), Path(sys.argv[1])).digest)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(ablate.__file__).parents[1]), "PYTHONHASHSEED": "7"}

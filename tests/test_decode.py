@@ -13,12 +13,12 @@ from PIL import Image
 
 from ablate import registry
 from ablate.commands import main
-from ablate.config import resolve
-from ablate.data import cifar, soundness
-from ablate.data.decode import to_rgb
-from ablate.data.folders import DataFolders
-from ablate.data.prepare import load, prepare
 from ablate.errors import DataError
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data import cifar, soundness
+from ablate.tasks.image_classification.data.decode import to_rgb
+from ablate.tasks.image_classification.data.folders import DataFolders
+from ablate.tasks.image_classification.data.prepare import load, prepare
 
 GREY = np.arange(256, dtype=np.uint16).reshape(16, 16)
 COLOUR = np.stack([GREY, GREY.T, 255 - GREY], 2)

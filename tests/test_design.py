@@ -5,13 +5,13 @@ import re
 import pytest
 from synthetic import VAL_ACCURACY, accuracy
 
-from ablate.declaration import CellTrials, Declaration, DeclaredCell
 from ablate.errors import SpecError
 from ablate.report.effects import effects
 from ablate.report.entries import Entry
-from ablate.report.statistics import estimate
-from ablate.sweep.cells import build_cells
-from ablate.sweep.spec import load_spec, resolved_yaml
+from ablate.report.inference import estimate
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell
+from ablate.sweepfile.cells import build_cells
+from ablate.sweepfile.spec import load_spec, resolved_yaml
 
 FILE = """
 name: s

@@ -14,22 +14,22 @@ import torch.nn.functional as F
 from synthetic import Synthetic
 from torch import nn
 
-from ablate.config import ConfigError, resolve
-from ablate.declaration import SweepFolder, collect
 from ablate.errors import LedgerError
-from ablate.ledger import LAYERS_SCHEMA_VERSION, Ledger
-from ablate.methods import inits
-from ablate.methods.diagnostics import MEASURES, Probe
-from ablate.methods.kernel_measures import kernel_measures
-from ablate.models.kernels import kernel
 from ablate.report.build import build_report
 from ablate.report.drawing import render_pages
 from ablate.report.heatmaps import DEPTH_CURVES, HEAT_MAPS, _colours, grid_of, heat_maps
-from ablate.train.checkpoint import Checkpoints
-from ablate.train.pack import Pack
-from ablate.train.statistics import estimate, holding
-from ablate.train.task import Task
-from ablate.train.trainer import Trainer
+from ablate.run.checkpoints import Checkpoints
+from ablate.run.pack import Pack
+from ablate.store.declaration import SweepFolder, collect
+from ablate.store.ledger import LAYERS_SCHEMA_VERSION, Ledger
+from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.methods import inits
+from ablate.tasks.image_classification.methods.diagnostics import MEASURES, Probe
+from ablate.tasks.image_classification.methods.kernel_measures import kernel_measures
+from ablate.tasks.image_classification.models.kernels import kernel
+from ablate.tasks.image_classification.training.statistics import estimate, holding
+from ablate.tasks.image_classification.training.trainer import Trainer
+from ablate.tasks.request import Task
 
 CPU = torch.device("cpu")
 BASE = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 2, "lr": 0.05}
@@ -85,7 +85,7 @@ def test_diagnostics_leave_training_the_same_bit_for_bit(tiny_dataset, settings)
 
 
 def test_diagnostics_are_repeated_after_a_resume(tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("ablate.train.pack.CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr("ablate.run.pack.CHECKPOINT_EVERY_S", 0.0)
     whole = train(tiny_dataset, epochs=3, diagnostics="epoch")
 
     def stop(epoch, values):

@@ -15,11 +15,11 @@ from test_schedule import Sweep
 from test_sweep import FILE, command, ledger_files, run, status, wait_for
 
 import ablate.storage
-from ablate.declaration import SweepFolder, sweeps
-from ablate.ledger import Ledger
+from ablate.run.checkpoints import Checkpoints
+from ablate.search.journal import Journal
 from ablate.storage import append_line, cause, write_atomically
-from ablate.sweep.journal import Journal
-from ablate.train.checkpoint import Checkpoints
+from ablate.store.declaration import SweepFolder, sweeps
+from ablate.store.ledger import Ledger
 
 OPTIONS = ("--set", "budget.trials_per_cell=4", "--set", "confirm.seeds=1", "--set", "fixed.epochs=2", "--jobs", "1")
 NUM_TRIALS = 10
@@ -197,15 +197,15 @@ def test_a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before(tmp
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_no_trial(tmp_path, tiny_dataset, monkeypatch, caplog):
-    from ablate.config import resolve
-    from ablate.train import pack
-    from ablate.train.task import Task
+    from ablate.run import pack
+    from ablate.tasks.image_classification.config import resolve
+    from ablate.tasks.request import Task
 
     settings = resolve({"dataset": "digits", "depth": 8, "width": 2, "epochs": 2, "batch_size": 32}).settings()
     task = Task(key="key", fingerprint="f", seed=0, phase="tune", settings=settings, data_digest=tiny_dataset.digest)
     monkeypatch.setattr(pack, "CHECKPOINT_EVERY_S", 0.0)
     monkeypatch.setattr(
-        "ablate.train.checkpoint.write_atomically", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        "ablate.run.checkpoints.write_atomically", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
     (record,) = pack.Pack([task], tiny_dataset, torch.device("cpu"), Checkpoints(tmp_path)).train()
     assert record.state == "complete", record.message

@@ -4,9 +4,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from ablate.config import resolve
-from ablate.data.dataset import Dataset, Split
-from ablate.train.trainer import Divergence, Trainer
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data.dataset import Dataset, Split
+from ablate.tasks.image_classification.training.trainer import Divergence, Trainer
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ablate import registry, rows
-from ablate.config import CORE
+from ablate import registry
+from ablate.tasks.image_classification import rows
+from ablate.tasks.image_classification.config import CORE
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,16 +16,16 @@ from synthetic import Synthetic
 from test_schedule import FILE, Sweep
 
 from ablate.commands import main
-from ablate.config import resolve
-from ablate.data.prepare import load, prepare
-from ablate.declaration import MLFLOW_RUNS
 from ablate.errors import DataError
 from ablate.report.links import read_links
-from ablate.sweep.detectable import detectable_sd, paired_sd, seeds_for_sign_flips
-from ablate.sweep.estimate import _read
-from ablate.sweep.schedule import PackAssignment
-from ablate.train.checkpoint import Checkpoints
-from ablate.train.probe import Probe
+from ablate.run.checkpoints import Checkpoints
+from ablate.run.detectable import detectable_sd, paired_sd, seeds_for_sign_flips
+from ablate.run.estimate import _read
+from ablate.run.schedule import PackAssignment
+from ablate.store.declaration import MLFLOW_RUNS
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data.prepare import load, prepare
+from ablate.tasks.image_classification.training.timing import Probe
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_plan_without_a_probe_trains_nothing(folder, monkeypatch):
     def forbidden(*_):
         raise AssertionError("trained")
 
-    monkeypatch.setattr("ablate.train.trainer.Trainer.step", forbidden)
+    monkeypatch.setattr("ablate.tasks.image_classification.training.trainer.Trainer.step", forbidden)
     text = invoke("--no-probe")
     assert "time and memory: not probed" in text
     assert "sampler tpe: the first 2 trials of a cell are drawn at random, 5 are guided" in text
@@ -57,8 +57,10 @@ def test_plan_without_a_probe_trains_nothing(folder, monkeypatch):
 def test_planning_and_training_on_prepared_data_wait_for_no_library_that_reads_raw_data(tmp_path):
     prepare(resolve({}), tmp_path)
     code = (
-        "import sys, ablate.sweep.estimate, ablate.train.pack; from ablate.config import resolve; from pathlib import "
-        "Path; from ablate.data.prepare import prepare; prepare(resolve({}), Path(sys.argv[1])); print(*sys.modules)"
+        "import sys, ablate.run.estimate, ablate.run.pack; from pathlib import Path;"
+        "from ablate.tasks.image_classification.config import resolve;"
+        "from ablate.tasks.image_classification.data.prepare import prepare;"
+        "prepare(resolve({}), Path(sys.argv[1])); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert not {"torchvision", "sklearn", "ray", "mlflow", "matplotlib"} & set(done.stdout.split())
@@ -71,7 +73,7 @@ def test_a_probe_times_each_distinct_net_once_and_is_kept_for_next_time(folder, 
         asked.append((config.depth, config.shortcut))
         return Probe(epoch_s=2.0 if config.depth == 14 else 1.0, memory_mib=300.0, state_mib=0.5)
 
-    monkeypatch.setattr("ablate.train.probe.probe", probe)
+    monkeypatch.setattr("ablate.tasks.image_classification.training.timing.probe", probe)
     for _ in range(2):
         content = json.loads(invoke("--json", "--jobs", "2", "--device", "cpu"))["estimate"]
         assert sorted(asked) == [(8, "identity"), (8, "none"), (14, "identity"), (14, "none")]
@@ -85,7 +87,10 @@ def test_a_probe_times_each_distinct_net_once_and_is_kept_for_next_time(folder, 
 
 
 def test_the_time_is_that_of_the_longest_chain_and_of_all_that_runs(folder, monkeypatch):
-    monkeypatch.setattr("ablate.train.probe.probe", lambda *_: Probe(epoch_s=1.0, memory_mib=300.0, state_mib=0.5))
+    monkeypatch.setattr(
+        "ablate.tasks.image_classification.training.timing.probe",
+        lambda *_: Probe(epoch_s=1.0, memory_mib=300.0, state_mib=0.5),
+    )
 
     def time_of(*arguments: str) -> dict[str, float]:
         return json.loads(invoke("--json", "--device", "cpu", *arguments))["estimate"]
@@ -102,7 +107,10 @@ def test_the_time_is_that_of_the_longest_chain_and_of_all_that_runs(folder, monk
 
 def test_what_is_left_counts_what_each_cell_has(folder, monkeypatch):
     seconds = {8: 1.0, 14: 5.0}
-    monkeypatch.setattr("ablate.train.probe.probe", lambda config, *_: Probe(seconds[config.depth], 300.0, 0.5))
+    monkeypatch.setattr(
+        "ablate.tasks.image_classification.training.timing.probe",
+        lambda config, *_: Probe(seconds[config.depth], 300.0, 0.5),
+    )
     sweep = Sweep(folder)
     for run in sweep.schedule.cells[2:]:  # those of depth 14
         while (proposal := sweep.schedule._next_proposal(run)) is not None:

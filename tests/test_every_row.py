@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
-from ablate.config import ConfigError, resolve
-from ablate.data.dataset import Dataset, Split
 from ablate.registry import KINDS, names
-from ablate.train.trainer import Trainer
+from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.data.dataset import Dataset, Split
+from ablate.tasks.image_classification.training.trainer import Trainer
 
 SMALL = {"depth": 8, "width": 2}
 LARGE = {"depth": 18, "width": 2, "dataset": "image_folder", "image_size": 64}

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from ablate import registry
 from ablate.commands import main
-from ablate.config import ConfigError, resolve
 from ablate.errors import UsageError
-from ablate.sweep.plan import make_plan
-from ablate.sweep.spec import SpecError
-from ablate.train.trainer import Trainer
+from ablate.run.plan import make_plan
+from ablate.sweepfile.spec import SpecError
+from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.training.trainer import Trainer
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 (CODE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

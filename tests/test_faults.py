@@ -16,8 +16,8 @@ from logged_rows import NUM_STEPS, NUM_TRIALS, read_log, stretches, write_logged
 from ray_nodes import RayNodes
 from test_sweep import command, run, wait_for
 
-from ablate.declaration import SweepFolder
-from ablate.ledger import Ledger, TrialRecord
+from ablate.store.declaration import SweepFolder
+from ablate.store.ledger import Ledger, TrialRecord
 
 pytestmark = pytest.mark.slow
 KILL_AT = range(13, 19)  # in the fourth or fifth of six epochs

@@ -11,11 +11,11 @@ from test_data import encoded, write_parquet
 from torchvision.datasets import ImageFolder
 
 from ablate.commands import main
-from ablate.config import resolve
-from ablate.data import cifar, image_folder, soundness
-from ablate.data.folders import DataFolders
-from ablate.data.prepare import load, prepare
 from ablate.errors import DataError
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data import cifar, image_folder, soundness
+from ablate.tasks.image_classification.data.folders import DataFolders
+from ablate.tasks.image_classification.data.prepare import load, prepare
 
 CLASSES = ("cat", "dog")
 SETTINGS = {"dataset": "image_folder", "image_size": 16}

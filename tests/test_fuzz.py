@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from ablate.config import parameters
-from ablate.data.prepare import PreparedData
 from ablate.registry import KINDS, names
-from ablate.sweep import plan as plan_module
-from ablate.sweep.estimate import estimate, lines
-from ablate.sweep.merge import SECTIONS, WHOLE
-from ablate.sweep.plan import make_plan
-from ablate.sweep.spec import load_spec
+from ablate.run import plan as plan_module
+from ablate.run.estimate import estimate, lines
+from ablate.run.plan import make_plan
+from ablate.sweepfile.merge import SECTIONS, WHOLE
+from ablate.sweepfile.spec import load_spec
+from ablate.tasks.image_classification.config import parameters
+from ablate.tasks.image_classification.data.prepare import PreparedData
 
 ROOT = Path(__file__).parent.parent
 SMALL = """\

@@ -18,15 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ablate.config import resolve
-from ablate.data import fashion_mnist
-from ablate.data.image_folder import ImageFiles
-from ablate.data.parquet import read_parquet
-from ablate.data.prepare import _save, load
-from ablate.train.checkpoint import Checkpoints
-from ablate.train.pack import Pack
-from ablate.train.task import Task
-from ablate.train.trainer import Trainer
+from ablate.run.checkpoints import Checkpoints
+from ablate.run.pack import Pack
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data import fashion_mnist
+from ablate.tasks.image_classification.data.image_folder import ImageFiles
+from ablate.tasks.image_classification.data.parquet import read_parquet
+from ablate.tasks.image_classification.data.prepare import _save, load
+from ablate.tasks.image_classification.training.trainer import Trainer
+from ablate.tasks.request import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STATE = {

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import Synthetic
 
-from ablate.declaration import MLFLOW_RUNS, SweepFolder, collect
-from ablate.ledger import SCHEMA, Ledger, TrialRecord
 from ablate.report import build
 from ablate.report.summary import status, status_lines
+from ablate.store.declaration import MLFLOW_RUNS, SweepFolder, collect
+from ablate.store.ledger import SCHEMA, Ledger, TrialRecord
 
 SWEEP = "depth_ablation@smoke"
 

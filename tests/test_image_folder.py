@@ -12,15 +12,22 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from ablate.config import ConfigError, resolve
-from ablate.data import image_folder
-from ablate.data.augment import RATIO, SCALE, _part, identity, random_resized_crop, resized_crop_flip
-from ablate.data.folders import DataFolders
-from ablate.data.prepare import load, prepare
 from ablate.errors import DataError
-from ablate.train.pack import Pack
-from ablate.train.task import Task
-from ablate.train.trainer import Trainer
+from ablate.run.pack import Pack
+from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.data import image_folder
+from ablate.tasks.image_classification.data.augment import (
+    RATIO,
+    SCALE,
+    _part,
+    identity,
+    random_resized_crop,
+    resized_crop_flip,
+)
+from ablate.tasks.image_classification.data.folders import DataFolders
+from ablate.tasks.image_classification.data.prepare import load, prepare
+from ablate.tasks.image_classification.training.trainer import Trainer
+from ablate.tasks.request import Task
 
 CPU = torch.device("cpu")
 CLASSES = ("n01440764", "n02102040", "n03000684")
@@ -243,9 +250,9 @@ def test_batches_need_no_shared_memory(folder):
     """Docker's /dev/shm has 64 MB. Here it has as good as nothing, in a mount namespace of its own."""
     code = (
         "import torch\n"
-        "from ablate.data.augment import resized_crop_flip\n"
-        "from ablate.data.folders import DataFolders\n"
-        "from ablate.data.image_folder import load\n"
+        "from ablate.tasks.image_classification.data.augment import resized_crop_flip\n"
+        "from ablate.tasks.image_classification.data.folders import DataFolders\n"
+        "from ablate.tasks.image_classification.data.image_folder import load\n"
         "files = load(DataFolders.from_environment('.')).train\n"
         "assert files.size == 224\n"
         "batches = files.batches(torch.arange(48), 16, resized_crop_flip, torch.Generator())\n"

@@ -15,16 +15,16 @@ from test_data import encoded, idx_bytes, write_parquet
 
 from ablate import registry
 from ablate.commands import main
-from ablate.config import measured, resolve
-from ablate.data import fashion_mnist
-from ablate.data.dataset import RawImages, Split
-from ablate.data.prepare import load, prepare
-from ablate.declaration import SweepFolder, collect
 from ablate.errors import DamagedError, DataError
-from ablate.ledger import Ledger
 from ablate.report.build import build_report
 from ablate.report.combine import combine
-from ablate.report.statistics import estimate
+from ablate.report.inference import estimate
+from ablate.store.declaration import SweepFolder, collect
+from ablate.store.ledger import Ledger
+from ablate.tasks.image_classification.config import measured, resolve
+from ablate.tasks.image_classification.data import fashion_mnist
+from ablate.tasks.image_classification.data.dataset import RawImages, Split
+from ablate.tasks.image_classification.data.prepare import load, prepare
 
 COUNTS = [12, 300, 24, 14]
 CHANCE = 300 / 350

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from ablate.config import resolve
-from ablate.methods.layers import gradients_below_points, layers
-from ablate.models.cifar import CifarNet
-from ablate.train.layerwise_optimizers import flattened
-from ablate.train.trainer import Trainer
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.methods.layer_groups import gradients_below_points, layers
+from ablate.tasks.image_classification.models.cifar import CifarNet
+from ablate.tasks.image_classification.training.layerwise_optimizers import flattened
+from ablate.tasks.image_classification.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 BASE = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 2, "lr": 0.05}

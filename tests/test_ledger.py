@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from synthetic import Synthetic
 
 from ablate.commands import main
-from ablate.config import fingerprint, trial_key
-from ablate.declaration import Proposal, SweepFolder, collect, sweeps
 from ablate.errors import LedgerError, UsageError
-from ablate.ledger import SCHEMA, SCHEMA_VERSION, Ledger, TrialRecord
 from ablate.storage import append_line, is_locked, locked, read_lines, write_atomically
+from ablate.store.declaration import Proposal, SweepFolder, collect, sweeps
+from ablate.store.ledger import SCHEMA, SCHEMA_VERSION, Ledger, TrialRecord
+from ablate.tasks.image_classification.config import fingerprint, trial_key
 
 RECORD = TrialRecord(
     key="ab12-01",
@@ -310,8 +310,8 @@ def test_a_declaration_of_the_first_schema_version_still_reads(tmp_path):
 @pytest.mark.parametrize("is_large", [False, True])
 def test_many_records_are_read_in_one_go_as_one_by_one(tmp_path, monkeypatch, is_large):
     if is_large:  # A second process reads as well.
-        monkeypatch.setattr("ablate.ledger.MAX_ALONE", 0)
-        monkeypatch.setattr("ablate.ledger.BATCH", 2)
+        monkeypatch.setattr("ablate.store.ledger.MAX_ALONE", 0)
+        monkeypatch.setattr("ablate.store.ledger.BATCH", 2)
     declaration = Synthetic(tmp_path).write()
     wanted = [(proposal.key, proposal.cell) for proposal in SweepFolder(tmp_path, declaration.sweep).read_proposals()]
     ledger = Ledger(tmp_path)

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from ablate.config import resolve
-from ablate.methods import inits
-from ablate.methods.regularizers import Moment, Orthonormal, defect
-from ablate.models.imagenet import ImageNetNet
-from ablate.models.layers import regularized_weights
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.methods import inits
+from ablate.tasks.image_classification.methods.regularizers import Moment, Orthonormal, defect
+from ablate.tasks.image_classification.models.imagenet import ImageNetNet
+from ablate.tasks.image_classification.models.layers import regularized_weights
 
 MOMENT = Moment(step=0, progress=0.0, lr=0.1)
 SHAPES = [(8, 1, 3, 3), (16, 8, 3, 3), (10, 32), (24, 2, 3, 3), (7, 5)]

@@ -7,22 +7,22 @@ import math
 import pytest
 from synthetic import Synthetic, accuracy
 
-from ablate.config import METRICS
-from ablate.declaration import CellTrials, DeclaredClaim, Proposal, SweepFolder, collect
 from ablate.errors import SpecError, UsageError
-from ablate.ledger import Ledger, TrialRecord
 from ablate.metrics import Metric, significant
 from ablate.report.build import build_report
 from ablate.report.curves import learning_curves
 from ablate.report.entries import entries
 from ablate.report.figures import degradation, metric_by_row
-from ablate.report.grid import grid
-from ablate.report.statistics import estimate, paired_difference
+from ablate.report.inference import estimate, paired_difference
+from ablate.report.layout import grid
 from ablate.report.sufficiency import doubts
 from ablate.report.summary import status, status_lines
-from ablate.sweep.plan import make_plan
-from ablate.sweep.search import CellSearch, new_storage
-from ablate.sweep.spec import load_spec
+from ablate.run.plan import make_plan
+from ablate.search.cell_search import CellSearch, new_storage
+from ablate.store.declaration import CellTrials, DeclaredClaim, Proposal, SweepFolder, collect
+from ablate.store.ledger import Ledger, TrialRecord
+from ablate.sweepfile.spec import load_spec
+from ablate.tasks.image_classification.config import METRICS
 from ablate.tracking.content import cell_metrics, cell_note
 from ablate.tracking.view import view_state
 

@@ -22,9 +22,9 @@ from unittest.mock import Mock
 import pytest
 from mlflow.exceptions import MlflowException, RestException
 
-from ablate.config import OBJECTIVE, measured
-from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
-from ablate.ledger import TrialRecord
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
+from ablate.store.ledger import TrialRecord
+from ablate.tasks.image_classification.config import OBJECTIVE, measured
 from ablate.tracking import content
 from ablate.tracking.mirror import Mirror
 from ablate.tracking.outages import passes

@@ -5,15 +5,15 @@ import torch
 import torch.nn.functional as F
 import torchvision.models
 
-from ablate.config import ConfigError, resolve
 from ablate.errors import SpecError
-from ablate.methods.modulation import anchor
-from ablate.models.cifar import CifarNet
-from ablate.models.imagenet import BASIC, BOTTLENECK, ImageNetNet
-from ablate.models.layers import ConvBN
-from ablate.models.norms import NONE
-from ablate.rows import IMAGENET_DEPTHS
-from ablate.sweep.plan import make_plan
+from ablate.run.plan import make_plan
+from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.methods.modulation import anchor
+from ablate.tasks.image_classification.models.cifar import CifarNet
+from ablate.tasks.image_classification.models.imagenet import BASIC, BOTTLENECK, ImageNetNet
+from ablate.tasks.image_classification.models.layers import ConvBN
+from ablate.tasks.image_classification.models.norms import NONE
+from ablate.tasks.image_classification.rows import IMAGENET_DEPTHS
 
 
 def count(**settings) -> int:

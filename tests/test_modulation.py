@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from ablate.config import ConfigError, resolve
-from ablate.methods.modulation_rule import Rule
-from ablate.models.cifar import CifarNet, regularized_weights
+from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.methods.modulation_rule import Rule
+from ablate.tasks.image_classification.models.cifar import CifarNet, regularized_weights
 
 
 def generator(seed: int = 0) -> torch.Generator:

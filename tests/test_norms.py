@@ -8,18 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ablate.config import ConfigError, resolve
-from ablate.methods.regularizers import Moment, defect
-from ablate.models.cifar import CifarNet
-from ablate.models.kernels import DiracConv2d, WeightNormConv2d, kernel
-from ablate.models.layers import ConvBN, regularized_weights
-from ablate.models.norms import BATCH_RENORM, NONE, BatchRenorm2d, batch_norms, batch_statistics
 from ablate.registry import names
-from ablate.train.checkpoint import Checkpoints
-from ablate.train.pack import Pack
-from ablate.train.statistics import StatisticsSchedule, estimate, running_statistics
-from ablate.train.task import Task
-from ablate.train.trainer import Trainer
+from ablate.run.checkpoints import Checkpoints
+from ablate.run.pack import Pack
+from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.methods.regularizers import Moment, defect
+from ablate.tasks.image_classification.models.cifar import CifarNet
+from ablate.tasks.image_classification.models.kernels import DiracConv2d, WeightNormConv2d, kernel
+from ablate.tasks.image_classification.models.layers import ConvBN, regularized_weights
+from ablate.tasks.image_classification.models.norms import (
+    BATCH_RENORM,
+    NONE,
+    BatchRenorm2d,
+    batch_norms,
+    batch_statistics,
+)
+from ablate.tasks.image_classification.training.statistics import StatisticsSchedule, estimate, running_statistics
+from ablate.tasks.image_classification.training.trainer import Trainer
+from ablate.tasks.request import Task
 
 CPU = torch.device("cpu")
 BASE = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 4, "lr": 0.05}
@@ -52,7 +58,7 @@ def train(dataset, checkpoints=None, report=None, **settings):
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_every_variant_repeats_bit_for_bit_and_resumes(tiny_dataset, tmp_path, monkeypatch, settings):
-    monkeypatch.setattr("ablate.train.pack.CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr("ablate.run.pack.CHECKPOINT_EVERY_S", 0.0)
     torch.manual_seed(1)
     first = train(tiny_dataset, **settings)
     torch.manual_seed(2)  # Nothing may be drawn from the global generator.
@@ -451,7 +457,7 @@ def test_statistics_are_estimated_from_as_many_training_images_as_asked_for(tiny
     sizes = []
 
     def images(num, max_pixels):
-        monkeypatch.setattr("ablate.train.trainer.MAX_PIXELS", max_pixels)
+        monkeypatch.setattr("ablate.tasks.image_classification.training.trainer.MAX_PIXELS", max_pixels)
         one = trainer(tiny_dataset, statistics_images=num, batch_size=16)
         one.net.stem.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
         one.statistics_of("estimated")

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ablate.config import resolve
-from ablate.methods import inits
-from ablate.methods.penalty_schedules import SCHEDULES
-from ablate.methods.regularizers import Moment, conv_stride, defect
-from ablate.models.cifar import CifarNet, regularized_weights
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.methods import inits
+from ablate.tasks.image_classification.methods.penalty_schedules import SCHEDULES
+from ablate.tasks.image_classification.methods.regularizers import Moment, conv_stride, defect
+from ablate.tasks.image_classification.models.cifar import CifarNet, regularized_weights
 
 SHAPES = [(8, 1, 3, 3), (16, 8, 3, 3), (8, 8, 3, 3), (10, 32), (24, 2, 3, 3), (7, 5)]
 MOMENT = Moment(step=3, progress=0.0, lr=0.1)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ablate.config import resolve
 from ablate.registry import names
-from ablate.train.probe import probe
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.training.timing import probe
 
 # How many tensors of a kernel's size each optimizer keeps for it.
 KEPT = {

@@ -5,11 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
-from ablate.ledger import Ledger, TrialRecord
-from ablate.sweep.plan import make_plan
-from ablate.sweep.progress import Progress, duration_text
-from ablate.sweep.runner import cell_runs
-from ablate.sweep.schedule import Schedule
+from ablate.run.plan import make_plan
+from ablate.run.progress import Progress, duration_text
+from ablate.run.runner import cell_runs
+from ablate.run.schedule import Schedule
+from ablate.store.ledger import Ledger, TrialRecord
 
 FILE = """
 name: small

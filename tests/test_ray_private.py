@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ablate.errors import AblateError
-from ablate.sweep.launch import ray_private
-from ablate.sweep.launch.ray_private import nothing_propagated, signals_for_us
+from ablate.run.launch import ray_private
+from ablate.run.launch.ray_private import nothing_propagated, signals_for_us
 
 PACKAGE = Path(ray_private.__file__).parents[2]
 
@@ -47,7 +47,7 @@ def test_ray_tune_puts_no_variable_of_the_driver_into_a_runtime_environment():
     code = (
         "import os; os.environ.update(AWS_SECRET_ACCESS_KEY='planted', RAY_CHDIR_TO_TRIAL_DIR='0')\n"
         "from ray.tune.execution.class_cache import _ActorClassCache\n"
-        "from ablate.sweep.launch.ray_private import nothing_propagated\n"
+        "from ablate.run.launch.ray_private import nothing_propagated\n"
         "def variables():\n"
         "    made = _ActorClassCache().get(type('A', (), {}))\n"
         "    return sorted(made._default_options['runtime_env']['env_vars'])\n"

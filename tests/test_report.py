@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import ARMS, DEPTHS, TRUTH, Synthetic, accuracy
 
-from ablate.declaration import SweepFolder, collect
 from ablate.errors import UsageError
-from ablate.ledger import Ledger
 from ablate.metrics import signed_number
 from ablate.report.build import build_report
+from ablate.report.inference import estimate
 from ablate.report.latex import latex_escaped
 from ablate.report.page import space_text
-from ablate.report.statistics import estimate
 from ablate.report.summary import status, status_lines
 from ablate.report.text import broken, first_line, hours_text, interval_note, p_text, redact
+from ablate.store.declaration import SweepFolder, collect
+from ablate.store.ledger import Ledger
 
 SWEEP = "depth_ablation@smoke"
 TROUBLED = {
@@ -422,7 +422,7 @@ def test_parquet_has_a_row_a_trial_and_names_its_sweep(troubled):
     assert "config.modulation_window" in frame
     assert "provenance.torch" in frame
     assert table.schema.metadata[b"ablate.sweep"] == SWEEP.encode()
-    assert json.loads(table.schema.metadata[b"ablate.declaration"])["file"] == "search_spaces/depth_ablation.yaml"
+    assert json.loads(table.schema.metadata[b"ablate.store.declaration"])["file"] == "search_spaces/depth_ablation.yaml"
 
 
 def test_latex_specials_are_escaped():
@@ -475,7 +475,7 @@ def test_the_first_figure_says_where_chance_is(whole):
     # Every seed is far above chance: the axis leaves it out, so that differences can be seen.
     from ablate.report import figures
     from ablate.report.entries import entries
-    from ablate.report.grid import grid
+    from ablate.report.layout import grid
 
     folder = SweepFolder(whole.folder.parent / "runs", SWEEP)
     declaration = folder.read_declaration()
@@ -553,7 +553,8 @@ def test_a_search_space_reads_as_a_sentence():
 def test_the_report_imports_no_training_and_no_sweep():
     code = (
         "import sys, ablate.report.build, ablate.report.summary; heavy = {'torch', 'ray', 'optuna', 'mlflow'};"
-        "print([n for n in sys.modules if n in heavy or n.startswith(('ablate.sweep', 'ablate.train'))])"
+        "own = ('ablate.run', 'ablate.tasks.image_classification.training');"
+        "print([n for n in sys.modules if n in heavy or n.startswith(own)])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -15,17 +15,17 @@ from shared_work import meet_and_draw
 from synthetic import ARMS, DEPTHS, TEST_ACCURACY, VAL_ACCURACY, Synthetic
 
 from ablate import processes
-from ablate.declaration import CellTrials, DeclaredCell, Proposal, SweepFolder, collect
-from ablate.ledger import Ledger, TrialRecord
 from ablate.report import drawing, figures, tables
 from ablate.report.curves import MAX_POINTS, decimated, learning_curves
 from ablate.report.entries import Entry, entries
 from ablate.report.entries import entry as entry_of
-from ablate.report.grid import Grid, grid
 from ablate.report.importance import importance_figure, importances, slices_figure
+from ablate.report.inference import estimate
+from ablate.report.layout import Grid, grid
 from ablate.report.published import PUBLISHED, published
-from ablate.report.statistics import estimate
 from ablate.report.tuning import expected_best, expected_best_figure
+from ablate.store.declaration import CellTrials, DeclaredCell, Proposal, SweepFolder, collect
+from ablate.store.ledger import Ledger, TrialRecord
 
 
 def laid_out(tmp_path, **options):

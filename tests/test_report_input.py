@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from synthetic import ARMS, DEPTHS, Synthetic
 
 from ablate.commands import main
-from ablate.declaration import SweepFolder
+from ablate.store.declaration import SweepFolder
 
 SWEEP = "depth_ablation@smoke"
 EVERY = [(arm, depth, seed) for arm in ARMS for depth in DEPTHS for seed in range(3)]

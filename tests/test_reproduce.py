@@ -8,15 +8,15 @@ import torch
 from click.testing import CliRunner
 
 from ablate.commands import main
-from ablate.config import resolve, trial_key
-from ablate.data.prepare import load, prepare
 from ablate.errors import UsageError
-from ablate.ledger import Ledger
 from ablate.provenance import library_versions
-from ablate.sweep.origins import foreign_lines
-from ablate.sweep.reproduce import Reproduction, find_trial
-from ablate.train.pack import Pack
-from ablate.train.task import Task
+from ablate.run.origins import foreign_lines
+from ablate.run.pack import Pack
+from ablate.run.reproduce import Reproduction, find_trial
+from ablate.store.ledger import Ledger
+from ablate.tasks.image_classification.config import resolve, trial_key
+from ablate.tasks.image_classification.data.prepare import load, prepare
+from ablate.tasks.request import Task
 
 CPU = torch.device("cpu")
 
@@ -100,7 +100,7 @@ def test_a_repetition_that_fails_says_why(out, monkeypatch):
     def run_epoch(trainer):
         raise ValueError("no more")
 
-    monkeypatch.setattr("ablate.train.trainer.Trainer.run_epoch", run_epoch)
+    monkeypatch.setattr("ablate.tasks.image_classification.training.trainer.Trainer.run_epoch", run_epoch)
     done = invoke(record.key)
     assert done.exit_code == 1
     assert "state: recorded complete, repeated failed\nit failed (error): ValueError: no more\n" in done.output

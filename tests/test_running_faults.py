@@ -16,8 +16,8 @@ from services import fill, small_disk
 from test_sweep import ROOT
 
 from ablate.commands import main
-from ablate.declaration import SweepFolder
-from ablate.ledger import Ledger, TrialRecord
+from ablate.store.declaration import SweepFolder
+from ablate.store.ledger import Ledger, TrialRecord
 
 pytestmark = pytest.mark.slow
 

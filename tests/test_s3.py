@@ -20,9 +20,9 @@ from ablate.storage import Lines, append_line, is_locked, locked, read_lines, wr
 OUT = "s3://bucket/team/runs"
 OPTIONS = ("--set", "budget.trials_per_cell=3", "--set", "confirm.seeds=1", "--set", "fixed.epochs=4")
 OFTEN = """
-import time, ablate.train.pack
-from ablate.train.trainer import Trainer
-ablate.train.pack.CHECKPOINT_EVERY_S = 0
+import time, ablate.run.pack
+from ablate.tasks.image_classification.training.trainer import Trainer
+ablate.run.pack.CHECKPOINT_EVERY_S = 0
 run_epoch = Trainer.run_epoch
 def run_slowly(self):
     time.sleep(0.3)
@@ -435,7 +435,7 @@ def test_prepared_data_is_fetched_once(store):
 
 
 def test_an_unreadable_object_is_set_aside(store, caplog):
-    from ablate.ledger import Ledger
+    from ablate.store.ledger import Ledger
 
     ledger = Ledger(store)
     write_atomically(ledger.path("ab12"), b"no parquet")

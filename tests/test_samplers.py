@@ -8,10 +8,10 @@ import pytest
 from test_schedule import Sweep
 
 from ablate.errors import SpecError
-from ablate.sweep.cells import build_cells
-from ablate.sweep.grid import grid
-from ablate.sweep.samplers import build_sampler
-from ablate.sweep.spec import load_spec
+from ablate.search.samplers import build_sampler
+from ablate.sweepfile.cells import build_cells
+from ablate.sweepfile.grid_points import grid
+from ablate.sweepfile.spec import load_spec
 
 SAMPLERS = {
     "tpe": ["budget.sampler=tpe"],
@@ -283,7 +283,7 @@ def test_a_quick_look_by_set_may_leave_the_pruner_idle_and_the_runner_up_out(tmp
 
 
 def test_seeds_that_collide_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ablate.sweep.combinations.derive_seed", lambda root, phase, number: number)
+    monkeypatch.setattr("ablate.sweepfile.combinations.derive_seed", lambda root, phase, number: number)
     text = "name: s\nbudget: {trials_per_cell: 2, pruner: none}\n"
     for line, place in (("", "s.yaml:1:1"), ("seed: 0\n", "s.yaml:3:7")):
         with pytest.raises(SpecError, match=rf"{place}: two trials of a cell would share a seed with seed 0: take"):

@@ -8,14 +8,14 @@ from statistics import median
 import optuna
 import pytest
 
-from ablate.config import resolve
-from ablate.declaration import collect
-from ablate.ledger import Ledger, TrialRecord
 from ablate.registry import KINDS
 from ablate.report.summary import status
-from ablate.sweep.plan import make_plan
-from ablate.sweep.runner import cell_runs
-from ablate.sweep.schedule import Schedule
+from ablate.run.plan import make_plan
+from ablate.run.runner import cell_runs
+from ablate.run.schedule import Schedule
+from ablate.store.declaration import collect
+from ablate.store.ledger import Ledger, TrialRecord
+from ablate.tasks.image_classification.config import resolve
 
 FILE = """
 name: small

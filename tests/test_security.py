@@ -25,17 +25,17 @@ from services import free_port
 from synthetic import Synthetic
 
 from ablate.commands import main
-from ablate.data.image_folder import ImageFiles
-from ablate.data.parquet import read_parquet
-from ablate.data.prepare import load
-from ablate.declaration import SweepFolder, collect
 from ablate.errors import AblateError, DataError, SpecError, UsageError
-from ablate.ledger import Ledger
 from ablate.report.latex import latex_escaped
-from ablate.sweep.spec import load_spec
+from ablate.run.checkpoints import Checkpoints
+from ablate.store.declaration import SweepFolder, collect
+from ablate.store.ledger import Ledger
+from ablate.sweepfile.spec import load_spec
+from ablate.tasks.image_classification.data.image_folder import ImageFiles
+from ablate.tasks.image_classification.data.parquet import read_parquet
+from ablate.tasks.image_classification.data.prepare import load
 from ablate.tracking.server import served, ui_command
 from ablate.tracking.store import QUIET, masked, plain_cause
-from ablate.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 HEAD = "name: s\nbudget: {trials_per_cell: 1}\nfixed: {depth: 8}\n"
@@ -312,7 +312,7 @@ def test_telemetry_is_off_in_every_process_of_ours():
         "print(subprocess.run([sys.executable, '-c', child], capture_output=True, text=True).stdout.strip())\n"
         "from mlflow.telemetry.utils import is_telemetry_disabled; print(is_telemetry_disabled())\n"
         "from ray._common.usage.usage_lib import usage_stats_enabled; print(usage_stats_enabled())\n"
-        "from ablate.sweep.launch.cluster import _environment\n"
+        "from ablate.run.launch.cluster import _environment\n"
         "with _environment({}): print(usage_stats_enabled())\n"
     )
     environment = {

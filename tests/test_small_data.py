@@ -11,14 +11,14 @@ from synthetic import Synthetic
 
 from ablate import registry
 from ablate.commands import main
-from ablate.config import resolve
-from ablate.data import image_folder
-from ablate.data.dataset import RawImages, Split
-from ablate.data.folders import DataFolders
-from ablate.data.prepare import prepare
-from ablate.declaration import SweepFolder, collect, data_notices, tie_notices
-from ablate.ledger import Ledger
 from ablate.report.build import build_report
+from ablate.store.declaration import SweepFolder, collect, data_notices, tie_notices
+from ablate.store.ledger import Ledger
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data import image_folder
+from ablate.tasks.image_classification.data.dataset import RawImages, Split
+from ablate.tasks.image_classification.data.folders import DataFolders
+from ablate.tasks.image_classification.data.prepare import prepare
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_one_configuration_that_is_tried_twice_is_no_tie(tmp_path):
 
 
 def test_plan_tells_the_ties_of_what_has_run(tmp_path, monkeypatch):
-    from ablate.sweep import estimate as estimates
-    from ablate.sweep.plan import make_plan
+    from ablate.run import estimate as estimates
+    from ablate.run.plan import make_plan
 
     split = Split(torch.randint(0, 256, (300, 1, 8, 8)).to(torch.uint8), torch.arange(300) % 2)
     row = registry.Row(kind="dataset", name="toy", target=lambda folders: RawImages(split, None, 60), summary="noise")

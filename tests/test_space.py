@@ -5,12 +5,12 @@ import random
 
 import pytest
 
-from ablate.config import CORE, resolve
 from ablate.errors import SpecError
 from ablate.registry import KINDS, rows
-from ablate.sweep.cells import build_cells
-from ablate.sweep.space import Definition, suggestion_order
-from ablate.sweep.spec import load_spec
+from ablate.sweepfile.cells import build_cells
+from ablate.sweepfile.space import Definition, suggestion_order
+from ablate.sweepfile.spec import load_spec
+from ablate.tasks.image_classification.config import CORE, resolve
 
 LR = """\
   lr:

@@ -9,12 +9,12 @@ import jsonschema
 import pytest
 
 from ablate import registry
-from ablate.config import parameters
-from ablate.sweep.document import Document
-from ablate.sweep.merge import SECTIONS, WHOLE
-from ablate.sweep.schema import json_schema
-from ablate.sweep.shape import SweepFile
-from ablate.sweep.spec import load_spec, resolved_yaml
+from ablate.sweepfile.document import Document
+from ablate.sweepfile.merge import SECTIONS, WHOLE
+from ablate.sweepfile.schema import json_schema
+from ablate.sweepfile.shape import SweepFile
+from ablate.sweepfile.spec import load_spec, resolved_yaml
+from ablate.tasks.image_classification.config import parameters
 
 SEARCH_SPACES = Path(__file__).parent.parent / "search_spaces"
 DEPTH_ABLATION = """\
@@ -187,7 +187,7 @@ def test_imports_add_rows_before_names_are_checked(tmp_path, monkeypatch):
 
 def test_heavy_libraries_are_not_imported():
     code = (
-        "import sys, ablate.sweep.spec, ablate.sweep.cells, ablate.sweep.schema\n"
+        "import sys, ablate.sweepfile.spec, ablate.sweepfile.cells, ablate.sweepfile.schema\n"
         "print([name for name in ('torch', 'ray', 'optuna', 'mlflow') if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

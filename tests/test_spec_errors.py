@@ -11,7 +11,7 @@ import pytest
 
 from ablate import registry
 from ablate.errors import SpecError
-from ablate.sweep.spec import load_spec
+from ablate.sweepfile.spec import load_spec
 
 HEAD = "name: s\nbudget: {trials_per_cell: 1}\n"
 
@@ -572,7 +572,7 @@ def test_whatever_an_import_raises_is_an_error_of_the_import(tmp_path, raised):
 def test_whatever_the_check_of_a_row_raises_is_an_error_of_the_row(tmp_path, monkeypatch, raised):
     monkeypatch.setattr(registry, "_rows", {kind: dict(rows) for kind, rows in registry._rows.items()})
     code = "from ablate.registry import Row, register\ndef check(config):\n    raise {0}\n"
-    code += "register(Row(kind='init', name='ends_{0}', target='ablate.methods.inits:he', summary='-', check=check))"
+    code += "register(Row(kind='init', name='ends_{0}', target='math:exp', summary='-', check=check))"
     (tmp_path / f"{raised}.py").write_text(code.format(raised))
     problems = problems_of(tmp_path, f"{HEAD}imports: [{raised}.py]\nfixed: {{init: ends_{raised}}}")
     assert re.match(f"4:15: the check of init 'ends_{raised}' .*failed: {raised}", problems[0])

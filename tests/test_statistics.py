@@ -13,8 +13,8 @@ from synthetic import accuracy
 
 from ablate.report import verdicts
 from ablate.report.entries import Entry
-from ablate.report.grid import Grid
-from ablate.report.statistics import estimate, holm, paired_difference, paired_test, t_half_width
+from ablate.report.inference import estimate, holm, paired_difference, paired_test, t_half_width
+from ablate.report.layout import Grid
 from ablate.report.verdicts import judged
 
 ACCURACY = accuracy()

@@ -6,63 +6,47 @@ from pathlib import Path
 
 import pytest
 
-from ablate.sweep.document import Document
-from ablate.sweep.spec import load_spec
+from ablate.sweepfile.document import Document
+from ablate.sweepfile.spec import load_spec
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ablate"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # What a part of the package may import of the others; the order of the layers, from the top down.
-LAYERS = {
-    "commands": {"report", "sweep", "tracking", "train", "bundle", "declaration", "ledger", "base"},
-    "report": {"declaration", "ledger", "base"},
-    "sweep": {"tracking", "train", "data", "declaration", "ledger", "base"},
-    "tracking": {"declaration", "ledger", "base"},
-    "train": {"methods", "models", "data", "ledger", "base"},
-    "methods": {"models", "base"},
-    "models": {"base"},
-    "data": {"base"},
-    "bundle": {"declaration", "ledger", "base"},
-    "declaration": {"ledger", "base"},
-    "ledger": {"base"},
-    "base": set(),
-}
-BASE = {
-    "errors",
-    "metrics",
-    "files",
-    "checked",
-    "command_lines",
-    "redaction",
-    "seeds",
-    "places",
-    "storage",
-    "signals",
-    "cpus",
-    "processes",
-    "registry",
-    "rows",
-    "config",
-    "provenance",
-    "__init__",
-}
+LAYERS = [
+    "commands",
+    "report",
+    "run",
+    "search",
+    "sweepfile",
+    "tracking",
+    "bundle",
+    "store",
+    "tasks.image_classification",
+    "tasks",
+    "base",
+]
+"""The parts of the package, from the top down; none imports one above it."""
+APART = [
+    ("report", "run"),
+    ("report", "search"),
+    ("report", "sweepfile"),
+    ("report", "tracking"),
+    ("bundle", "tracking"),
+]
+"""Of two parts neither imports the other."""
 ONLY_IN = {
-    "ray": ("sweep/launch/",),
-    "optuna": (
-        "sweep/search.py",
-        "sweep/pruning.py",
-        "sweep/samplers.py",
-        "sweep/journal.py",
-        "report/importance.py",
-    ),
+    "ray": ("run/launch/",),
+    "optuna": ("search/", "report/importance.py"),
     "mlflow": ("tracking/",),
-    "torch": ("train/", "methods/", "models/", "data/", "sweep/launch/"),
+    "torch": ("tasks/image_classification/", "run/launch/"),
 }
 
 
 def part(module: str) -> str:
-    name = module.split(".")[1] if "." in module else "__init__"
-    return "base" if name in BASE else name
+    """Return the part that a module belongs to; those that lie beside the parts are the base."""
+    names = module.split(".")[1:]
+    return next((layer for n in (2, 1) if (layer := ".".join(names[:n])) in LAYERS), "base")
 
 
 def imports(file: Path) -> list[str]:
@@ -79,11 +63,12 @@ def imports(file: Path) -> list[str]:
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_point_one_way(file):
-    own = part("ablate." + str(file.relative_to(PACKAGE)).removesuffix(".py").split("/")[0])
+    own = part("ablate." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts))
     for module in imports(file):
         if module.split(".")[0] == "ablate":
             target = part(module)
-            assert target == own or target in LAYERS[own], f"{own} imports {module}"
+            assert LAYERS.index(target) >= LAYERS.index(own), f"{own} imports {module}"
+            assert not {(own, target), (target, own)} & set(APART), f"{own} imports {module}"
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -9,14 +9,14 @@ import pytest
 from synthetic import VAL_ACCURACY, Synthetic
 
 from ablate.command_lines import Commands
-from ablate.config import OBJECTIVE, measured
-from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder, collect
-from ablate.ledger import Ledger, TrialRecord
 from ablate.report.appendix import origin_lines, regret_text
 from ablate.report.build import build_report
 from ablate.report.sufficiency import command, doubts, legend
-from ablate.sweep.cells import build_cells
-from ablate.sweep.spec import load_spec
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder, collect
+from ablate.store.ledger import Ledger, TrialRecord
+from ablate.sweepfile.cells import build_cells
+from ablate.sweepfile.spec import load_spec
+from ablate.tasks.image_classification.config import OBJECTIVE, measured
 
 LR = {"name": "lr", "kind": "float", "low": 0.001, "high": 1.0, "log": True, "step": None, "when": {}}
 MOMENTUM = {"name": "momentum", "kind": "float", "low": 0.0, "high": 0.9, "log": False, "step": None, "when": {}}

@@ -17,13 +17,13 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from ablate.config import resolve
-from ablate.data.prepare import load, prepare
-from ablate.declaration import SweepFolder, collect
-from ablate.ledger import Ledger
-from ablate.train.device import prepare_process
-from ablate.train.pack import Pack
-from ablate.train.task import Task
+from ablate.run.pack import Pack
+from ablate.store.declaration import SweepFolder, collect
+from ablate.store.ledger import Ledger
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data.prepare import load, prepare
+from ablate.tasks.image_classification.training.device import prepare_process
+from ablate.tasks.request import Task
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from ablate.config import resolve
-from ablate.data.dataset import Split
 from ablate.errors import UsageError
 from ablate.registry import names
-from ablate.train.checkpoint import Checkpoints
-from ablate.train.device import choose_device
-from ablate.train.lr_schedules import lr_at
-from ablate.train.pack import Pack, weights_digest
-from ablate.train.task import Task
-from ablate.train.trainer import Trainer
+from ablate.run.checkpoints import Checkpoints
+from ablate.run.pack import Pack, weights_digest
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data.dataset import Split
+from ablate.tasks.image_classification.training.device import choose_device
+from ablate.tasks.image_classification.training.lr_schedules import lr_at
+from ablate.tasks.image_classification.training.trainer import Trainer
+from ablate.tasks.request import Task
 
 CPU = torch.device("cpu")
 BASE = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 2, "lr": 0.05}
@@ -72,12 +72,12 @@ def test_the_same_seed_repeats_in_another_process(tmp_path):
     code = """
 import sys, torch
 from pathlib import Path
-from ablate.config import resolve
-from ablate.data.dataset import Split
-from ablate.data.prepare import load, prepare
-from ablate.train.device import prepare_process
-from ablate.train.pack import Pack, weights_digest
-from ablate.train.task import Task
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data.dataset import Split
+from ablate.tasks.image_classification.data.prepare import load, prepare
+from ablate.tasks.image_classification.training.device import prepare_process
+from ablate.run.pack import Pack, weights_digest
+from ablate.tasks.request import Task
 prepare_process(torch.device("cpu"))
 config = resolve({"depth": 8, "width": 4, "epochs": 2, "augment": "crop_flip", "regularizer": "l2"})
 data = load(prepare(config, Path(sys.argv[1])).path)
@@ -179,7 +179,7 @@ class StoppedError(Exception):
 
 
 def test_a_trial_that_goes_on_from_its_checkpoint_equals_an_uninterrupted_one(tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("ablate.train.pack.CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr("ablate.run.pack.CHECKPOINT_EVERY_S", 0.0)
     one = task(1, epochs=4, optimizer="adam", lr=0.01, augment="crop_flip")
     (uninterrupted,) = train(tiny_dataset, one)
     checkpoints = Checkpoints(tmp_path)
@@ -355,12 +355,12 @@ def test_a_reused_worker_gives_the_numbers_of_a_fresh_one(tmp_path):
     code = """
 import sys, torch
 from pathlib import Path
-from ablate.config import resolve
-from ablate.data.dataset import Split
-from ablate.data.prepare import load, prepare
-from ablate.train.device import prepare_process
-from ablate.train.pack import Pack
-from ablate.train.task import Task
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.data.dataset import Split
+from ablate.tasks.image_classification.data.prepare import load, prepare
+from ablate.tasks.image_classification.training.device import prepare_process
+from ablate.run.pack import Pack
+from ablate.tasks.request import Task
 last = {"depth": 8, "width": 4, "epochs": 2, "augment": "crop_flip", "regularizer": "l2"}
 before = [{"depth": 14, "width": 8, "epochs": 1, "optimizer": "adam", "lr": 0.01, "modulation": "anchor"},
           {"depth": 8, "width": 4, "epochs": 1, "lr": 1e6, "regularizer": "orthonormal"}]

@@ -4,8 +4,8 @@ import pytest
 from gated_rows import NUM_TRIALS, GatedSweep
 from mlflow.tracking import MlflowClient
 
-from ablate.declaration import SweepFolder, collect
-from ablate.ledger import Ledger
+from ablate.store.declaration import SweepFolder, collect
+from ablate.store.ledger import Ledger
 
 
 @pytest.mark.slow

@@ -13,10 +13,10 @@ import urllib.request
 
 import pytest
 
-from ablate.config import OBJECTIVE, measured
-from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
 from ablate.errors import UsageError
-from ablate.ledger import TrialRecord
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
+from ablate.store.ledger import TrialRecord
+from ablate.tasks.image_classification.config import OBJECTIVE, measured
 from ablate.tracking.mirror import Mirror
 from ablate.tracking.ui import open_ui, ui_command
 

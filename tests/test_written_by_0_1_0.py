@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from ablate.commands import main
-from ablate.declaration import SweepFolder
-from ablate.ledger import Ledger
-from ablate.sweep.plan import make_plan
-from ablate.sweep.runner import cell_runs
-from ablate.sweep.schedule import Schedule
+from ablate.run.plan import make_plan
+from ablate.run.runner import cell_runs
+from ablate.run.schedule import Schedule
+from ablate.store.declaration import SweepFolder
+from ablate.store.ledger import Ledger
 
 WRITTEN = Path(__file__).parent / "written_by_0_1_0"
 AS_THEN = "fixed.statistics=running"

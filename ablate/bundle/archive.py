@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.checked import STRICT, from_json
-from ablate.declaration import SWEEP_ID
 from ablate.errors import UsageError
 from ablate.storage import OddFileError, read_file
+from ablate.store.declaration import SWEEP_ID
 
 FORMAT = "ablate bundle"
 VERSION = 1

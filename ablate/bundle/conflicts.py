@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any
 
-from ablate.declaration import Declaration, Proposal
 from ablate.errors import shown
-from ablate.ledger import TrialRecord, differing_numbers
 from ablate.provenance import LIBRARIES
+from ablate.store.declaration import Declaration, Proposal
+from ablate.store.ledger import TrialRecord, differing_numbers
 
 UNLIKE = ("file", "path", "overrides", "history", "schema_version")
 """Fields of a declaration that tell how it came about, not what it asks for."""

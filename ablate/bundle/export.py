@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ablate.bundle.archive import SWEEP_FILES, is_bundle, pack
 from ablate.command_lines import Commands
-from ablate.declaration import Proposal, SweepFolder
 from ablate.errors import UsageError
-from ablate.ledger import Ledger
 from ablate.places import Place
 from ablate.storage import json_lines, read_file, write_atomically
+from ablate.store.declaration import Proposal, SweepFolder
+from ablate.store.ledger import Ledger
 
 
 @dataclass(frozen=True)

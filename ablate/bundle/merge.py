@@ -20,11 +20,11 @@ from ablate.bundle.archive import unpack
 from ablate.bundle.conflicts import declared_otherwise, other_numbers, other_settings
 from ablate.bundle.export import num_text
 from ablate.command_lines import Commands
-from ablate.declaration import Declaration, Proposal, SweepFolder, collect
 from ablate.errors import LedgerError, UsageError
-from ablate.ledger import Ledger, Stored, TrialRecord, differing_numbers, same_layers
 from ablate.places import Place
 from ablate.storage import is_locked, locked, read_file, write_atomically
+from ablate.store.declaration import Declaration, Proposal, SweepFolder, collect
+from ablate.store.ledger import Ledger, Stored, TrialRecord, differing_numbers, same_layers
 
 At = tuple[str, str, int]
 """Where a proposal stands in its sweep: cell, phase and number."""

@@ -7,13 +7,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from ablate.declaration import CellTrials, Declaration
-from ablate.ledger import TrialRecord
 from ablate.provenance import commit_text
 from ablate.report.effects import effects
 from ablate.report.entries import Entry, finished
 from ablate.report.entries import entry as measured
 from ablate.report.text import entry_text, listed
+from ablate.store.declaration import CellTrials, Declaration
+from ablate.store.ledger import TrialRecord
 
 COVERS = "They cover neither the choice of the test sample nor the luck of tuning."
 

@@ -13,23 +13,23 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ablate.command_lines import Commands
-from ablate.declaration import CellTrials, Declaration, SweepFolder, collect
 from ablate.errors import UsageError
-from ablate.ledger import Ledger
 from ablate.metrics import label
 from ablate.places import Place
 from ablate.processes import map_in_two
 from ablate.report import curves, drawing, figures, importance, latex, sufficiency, tables, tidy, tuning
-from ablate.report.claims import ClaimResult, claim_results, claims_text
+from ablate.report.claim_results import ClaimResult, claim_results, claims_text
 from ablate.report.combine import combine, laid_out_as
 from ablate.report.entries import check_metric, entries, finished
-from ablate.report.grid import Grid, grid
 from ablate.report.heatmaps import heat_maps
+from ablate.report.layout import Grid, grid
 from ablate.report.links import Links, link_server, read_links
 from ablate.report.notices import floor_notices, notices
 from ablate.report.page import Picture, page
 from ablate.report.verdicts import judged
 from ablate.storage import write_atomically
+from ablate.store.declaration import CellTrials, Declaration, SweepFolder, collect
+from ablate.store.ledger import Ledger
 
 MAX_PAGE_BYTES = 10_000_000
 MAX_ALONE = 40

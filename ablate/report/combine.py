@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ablate.command_lines import Commands
-from ablate.declaration import CellTrials, Declaration
 from ablate.errors import UsageError, choices_text
 from ablate.metrics import Metric
+from ablate.store.declaration import CellTrials, Declaration
 
 AXIS = "sweep"
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ablate.metrics import Metric
-from ablate.report.grid import Grid, Levels
+from ablate.report.layout import Grid, Levels
 from ablate.report.text import broken
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")

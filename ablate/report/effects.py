@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from ablate.declaration import Declaration
 from ablate.report.entries import Entry
-from ablate.report.statistics import t_half_width
+from ablate.report.inference import t_half_width
+from ablate.store.declaration import Declaration
 
 On = frozenset[str]
 

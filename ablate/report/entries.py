@@ -6,11 +6,11 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 
-from ablate.declaration import CellTrials, Declaration
 from ablate.errors import UsageError, choices_text
-from ablate.ledger import TrialRecord
 from ablate.metrics import Metric
-from ablate.report.statistics import Estimate, estimate, paired_difference
+from ablate.report.inference import Estimate, estimate, paired_difference
+from ablate.store.declaration import CellTrials, Declaration
+from ablate.store.ledger import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from ablate.declaration import Declaration
 from ablate.metrics import Metric
 from ablate.report.drawing import STYLE, draw_floors, draw_legend, named_rows, panels, place_legend, set_levels
 from ablate.report.drawing import style as style_of
 from ablate.report.entries import Entry
-from ablate.report.grid import Grid, Levels
+from ablate.report.layout import Grid, Levels
 from ablate.report.text import floor_text
+from ablate.store.declaration import Declaration
 
 MARK_SIZES = (4.0, 10.0)
 """Of the first and the last row, in points, where the size tells the row."""

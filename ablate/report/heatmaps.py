@@ -18,9 +18,9 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ablate.declaration import CellTrials
-from ablate.ledger import Ledger, TrialRecord
 from ablate.report.drawing import STYLE, draw_legend, lines, style
+from ablate.store.declaration import CellTrials
+from ablate.store.ledger import Ledger, TrialRecord
 
 MAX_PANELS = 12
 ACROSS = 4

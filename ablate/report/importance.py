@@ -14,11 +14,11 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from ablate.declaration import Declaration
 from ablate.metrics import Metric
 from ablate.report.drawing import STYLE, named_rows, panels, place_legend
 from ablate.report.entries import Entry
-from ablate.report.grid import Grid, Levels
+from ablate.report.layout import Grid, Levels
+from ablate.store.declaration import Declaration
 
 MIN_TRIALS = 20
 """With fewer complete trials an importance is noise."""

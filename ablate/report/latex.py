@@ -6,9 +6,8 @@ import itertools
 import re
 import textwrap
 
-from ablate.declaration import Declaration
 from ablate.report import sufficiency
-from ablate.report.grid import Grid
+from ablate.report.layout import Grid
 from ablate.report.tables import (
     MARKS,
     Text,
@@ -19,6 +18,7 @@ from ablate.report.tables import (
     notes,
 )
 from ablate.report.text import broken, caption
+from ablate.store.declaration import Declaration
 
 LATEX_SPECIALS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",

@@ -10,10 +10,10 @@ import os
 import re
 from urllib.parse import urlsplit
 
-from ablate.declaration import MLFLOW_RUNS, Declaration
 from ablate.errors import UsageError
 from ablate.places import Place
 from ablate.storage import read_json
+from ablate.store.declaration import MLFLOW_RUNS, Declaration
 
 log = logging.getLogger(__name__)
 SERVER = "http://127.0.0.1:5000"

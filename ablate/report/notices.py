@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Container
 
 from ablate.command_lines import Commands
-from ablate.declaration import CellTrials, Declaration, DeclaredCell, data_notices, tie_notices
 from ablate.redaction import redact
 from ablate.report.combine import Combined, unlike
 from ablate.report.entries import Entry, finished, tune_counts
-from ablate.report.grid import Grid, Levels
+from ablate.report.layout import Grid, Levels
 from ablate.report.text import entry_text, floor_text, listed, shared_n
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, data_notices, tie_notices
 
 UNDEFINED = "cannot be tested"
 

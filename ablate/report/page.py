@@ -13,19 +13,19 @@ import jinja2
 from markupsafe import Markup
 
 from ablate.command_lines import Commands
-from ablate.declaration import CellTrials, Declaration
 from ablate.errors import printable
 from ablate.redaction import redact
 from ablate.report import appendix, notices, sufficiency, tables
-from ablate.report.claims import ClaimResult, claims_footer
+from ablate.report.claim_results import ClaimResult, claims_footer
 from ablate.report.combine import Combined
 from ablate.report.entries import Entry, finished, tune_counts
-from ablate.report.grid import Grid
+from ablate.report.layout import Grid
 from ablate.report.links import Links
 from ablate.report.published import NOTE, published_text
 from ablate.report.summary import best_settings
 from ablate.report.text import caption, first_line, floor_text, value_text
 from ablate.report.tidy import provenance
+from ablate.store.declaration import CellTrials, Declaration
 
 Rows = list[dict[str, Any]]
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.declaration import Declaration
 from ablate.report.entries import Entry
-from ablate.report.grid import Grid
+from ablate.report.layout import Grid
 from ablate.report.text import entry_text
+from ablate.store.declaration import Declaration
 
 XIE = "Xie, Xiong, Pu 2017, arXiv:1703.01827"
 HE = "He, Zhang, Ren, Sun 2016, arXiv:1512.03385"

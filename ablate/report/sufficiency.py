@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.command_lines import Commands
-from ablate.config import parameters
-from ablate.declaration import CellTrials, Declaration, Proposal
 from ablate.metrics import Metric
 from ablate.report.entries import Entry
 from ablate.report.text import listed, value_text
+from ablate.store.declaration import CellTrials, Declaration, Proposal
+from ablate.tasks.image_classification.config import parameters
 
 EDGE = 0.05
 RISE = 0.02

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Container
 from typing import Any
 
-from ablate.declaration import EXTRA_PHASES, CellTrials, Declaration, Proposal
-from ablate.ledger import STATES, TrialRecord
 from ablate.metrics import Metric
+from ablate.store.declaration import EXTRA_PHASES, CellTrials, Declaration, Proposal
+from ablate.store.ledger import STATES, TrialRecord
 
 
 def status(

@@ -9,13 +9,12 @@ import great_tables as gt
 import pandas as pd
 
 from ablate.command_lines import Commands
-from ablate.declaration import Declaration
 from ablate.metrics import signed_number
 from ablate.report import appendix, sufficiency
-from ablate.report.grid import Grid, Levels
+from ablate.report.inference import Estimate
+from ablate.report.layout import Grid, Levels
 from ablate.report.links import Links
 from ablate.report.published import NOTE, published_text
-from ablate.report.statistics import Estimate
 from ablate.report.text import (
     caption,
     difference_text,
@@ -27,6 +26,7 @@ from ablate.report.text import (
     p_text,
     shared_n,
 )
+from ablate.store.declaration import Declaration
 
 MARKS = {"▲": "better", "▼": "worse"}
 COST_CAPTION = "Cost: device-hours of all trials · parameters of the net"

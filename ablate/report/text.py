@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ablate.declaration import Declaration
 from ablate.metrics import LONG, Metric
 from ablate.redaction import redact
 from ablate.report.entries import Entry
-from ablate.report.statistics import ALPHA, MIN_BOOTSTRAP, Estimate
+from ablate.report.inference import ALPHA, MIN_BOOTSTRAP, Estimate
+from ablate.store.declaration import Declaration
 
 
 def entry_text(entry: Entry | None, *, show_n: bool = False) -> str:

@@ -10,14 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal, public_file
-from ablate.ledger import TrialRecord
 from ablate.redaction import redact
 from ablate.report.entries import tune_counts
-from ablate.report.grid import Grid
+from ablate.report.layout import Grid
 from ablate.report.summary import best_settings
 from ablate.report.text import entry_text
 from ablate.report.verdicts import Place
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal, public_file
+from ablate.store.ledger import TrialRecord
 
 NULLABLE_INTEGERS = ("diverged_epoch", "diverged_step")
 
@@ -61,7 +61,7 @@ def to_parquet(frame: pd.DataFrame, declaration: Declaration) -> bytes:
     metadata = {
         "ablate.sweep": declaration.sweep,
         "ablate.declaration_hash": declaration.history[-1] if declaration.history else "",
-        "ablate.declaration": redact(json.dumps(content, sort_keys=True)),
+        "ablate.store.declaration": redact(json.dumps(content, sort_keys=True)),
     }
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata}), sink)

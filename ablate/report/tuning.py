@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from ablate.declaration import Declaration
 from ablate.metrics import Metric
 from ablate.report.curves import decimated
 from ablate.report.drawing import STYLE, draw_legend, row_panels, style
 from ablate.report.entries import Entry
-from ablate.report.grid import Grid
+from ablate.report.layout import Grid
+from ablate.store.declaration import Declaration
 
 
 def expected_best(values: Sequence[float]) -> list[float]:

@@ -7,8 +7,8 @@ import itertools
 from dataclasses import dataclass
 
 from ablate.report.entries import Entry
-from ablate.report.grid import Grid, Levels
-from ablate.report.statistics import ALPHA, PairedTest, holm, paired_difference, paired_test
+from ablate.report.inference import ALPHA, PairedTest, holm, paired_difference, paired_test
+from ablate.report.layout import Grid, Levels
 
 MARKS = {"better": "▲", "worse": "▼", "not shown": ""}
 Place = tuple[Levels, str]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ablate.declaration import Declaration
 from ablate.places import Place
+from ablate.store.declaration import Declaration
 from ablate.tracking.content import IDENTITY_TAGS, Identity, Point
 from ablate.tracking.store import open_client, open_experiment
 

@@ -8,8 +8,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
-from ablate.ledger import TrialRecord
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
+from ablate.store.ledger import TrialRecord
 
 STATUS = {"complete": "FINISHED", "diverged": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 MAX_VALUE_LENGTH = 6000

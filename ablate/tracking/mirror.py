@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablate.declaration import CellTrials, Declaration, DeclaredCell, Proposal
-from ablate.ledger import TrialRecord
 from ablate.places import Place
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
+from ablate.store.ledger import TrialRecord
 from ablate.tracking.outages import passes
 from ablate.tracking.runs import SweepRuns
 from ablate.tracking.store import masked, plain_cause, tracking_uri

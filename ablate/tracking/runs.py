@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ablate.declaration import MLFLOW_RUNS, CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder
-from ablate.ledger import TrialRecord
 from ablate.places import Place
 from ablate.storage import write_atomically
+from ablate.store.declaration import MLFLOW_RUNS, CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder
+from ablate.store.ledger import TrialRecord
 from ablate.tracking import content
 from ablate.tracking.client import Experiment, KnownRun
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ablate.command_lines import Commands
-from ablate.declaration import Declaration
 from ablate.places import Place, local_view
 from ablate.storage import open_at_once
+from ablate.store.declaration import Declaration
 from ablate.tracking.content import shortened
 from ablate.tracking.outages import passes
 from ablate.tracking.view import VIEW_TAG, view_state

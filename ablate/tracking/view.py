@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ablate.declaration import Declaration
+from ablate.store.declaration import Declaration
 from ablate.tracking.content import metric_name
 
 VIEW = "ablate"

@@ -1,0 +1,229 @@
+"""What a plan will cost on this hardware, and what its numbers will be able to tell."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from ablate.places import Place
+from ablate.provenance import library_versions
+from ablate.run.detectable import detectable_sd, paired_sd, seeds_for_sign_flips
+from ablate.run.plan import Plan
+from ablate.run.progress import duration_text
+from ablate.storage import read_json, write_atomically
+from ablate.store.declaration import CellTrials, collect, sweeps, tie_notices
+from ablate.store.ledger import Ledger
+from ablate.tasks.image_classification.config import TrialConfig
+
+log = logging.getLogger(__name__)
+RECORD_KIB = 20
+"""Size of a ledger file with five curves of 200 epochs; 11 KiB at 15 epochs, 57 KiB at 1,000."""
+
+
+class _First:
+    """Stands in for a trial: the middle of a range, the first choice."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
+        return math.sqrt(low * high) if log else low if step else (low + high) / 2
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        return low + (high - low) // 2 // step * step
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return choices[0]
+
+
+def estimate(plan: Plan, *, jobs: int, device: str, with_probe: bool) -> dict[str, Any]:
+    """Return the estimate for scripts; `time` and `memory_mib` are None without a probe."""
+    declaration = plan.declaration
+    proposals = plan.folder.read_proposals()
+    cells = collect(declaration, proposals, Ledger(plan.out, is_read_only=True)) if proposals else []
+    finished = {trials.cell.key: _num_finished(trials) for trials in cells}
+    content: dict[str, Any] = {
+        "in_ledger": sum(finished.values()),
+        "startup_trials": _startup(plan),
+        "power": _power(plan, cells),
+        "ties": tie_notices(cells),
+        "disk_mib": _disk_mib(plan),
+        "time": None,
+    }
+    if with_probe:
+        probes = [_probe(plan, index, device) for index in range(len(plan.cells))]
+        trial_s = [cell.max_epochs * found["epoch_s"] for cell, found in zip(plan.cells, probes, strict=True)]
+        extra = declaration.audit + declaration.num_seeds * declaration.runner_up
+        each = declaration.trials_per_cell + declaration.num_seeds + extra
+        left = [each - finished.get(cell.key, 0) for cell in plan.cells]
+        content["time"] = {
+            "device_s": each * sum(trial_s),
+            "elapsed_s": _elapsed_s(plan, trial_s, [each] * len(trial_s), jobs),
+            "left_s": _elapsed_s(plan, trial_s, left, jobs),
+            "jobs": jobs,
+            "slowest_trial_s": max(trial_s),
+        }
+        content["memory_mib"] = max(found["memory_mib"] for found in probes)
+        state_mib = [found["state_mib"] for found in probes]
+        content["disk_mib"] += jobs * max(state_mib)
+        if plan.spec.confirm.keep_weights:
+            content["disk_mib"] += declaration.num_seeds * sum(state_mib)
+    return content
+
+
+def _num_finished(trials: CellTrials) -> int:
+    return sum(r is not None and r.state != "failed" for _, r in [*trials.tune, *trials.confirm])
+
+
+def _elapsed_s(plan: Plan, trial_s: list[float], num_trials: list[int], jobs: int) -> float:
+    """Return how long so many trials of each cell take: a cell tunes at most a batch at a time, then confirms."""
+    rounds = math.ceil(plan.declaration.trials_per_cell / plan.spec.budget.batch) + 1
+    longest = max(s * min(num, rounds) for s, num in zip(trial_s, num_trials, strict=True))
+    return max(longest, sum(s * num for s, num in zip(trial_s, num_trials, strict=True)) / jobs)
+
+
+def lines(content: dict[str, Any], plan: Plan) -> list[str]:
+    """Return the estimate for people."""
+    budget, startup, power = plan.spec.budget, content["startup_trials"], content["power"]
+    found = [f"sampler {budget.sampler}: {startup['sampler']}; pruner {budget.pruner}: {startup['pruner']}"]
+    if budget.start_from:
+        found.append(f"known points: {len(budget.start_from)}, tried first in every cell")
+    time = content["time"]
+    if time is None:
+        found.append("time and memory: not probed")
+    else:
+        found.append(
+            f"time: at most {duration_text(time['elapsed_s'])} with {time['jobs']} at a time on this hardware "
+            f"(the longest trial {duration_text(time['slowest_trial_s'])}); trials that are stopped save some of it"
+        )
+        found.append(f"memory: about {content['memory_mib']:.0f} MiB a trial")
+    found.append(f"disk: about {math.ceil(content['disk_mib'])} MiB")
+    found += [*power["lines"], *(f"warning: {text}" for text in content["ties"])]
+    num, asked = content["in_ledger"], plan.declaration.num_trials
+    others = [sweep for sweep in sweeps(plan.out) if sweep != plan.declaration.sweep]
+    more = "; those that another sweep has run are found when they are proposed" if others and num < asked else ""
+    found.append(f"in the ledger already: {num} of {asked} trials{more}")
+    return found
+
+
+def _startup(plan: Plan) -> dict[str, str]:
+    from ablate.search.pruning import first_rung, startup_trials
+
+    budget = plan.spec.budget
+    num = min(startup_trials(budget.trials_per_cell), budget.trials_per_cell)
+    epochs = max(cell.max_epochs for cell in plan.cells)
+    sampler = {
+        "tpe": f"the first {num} trials of a cell are drawn at random, {budget.trials_per_cell - num} are guided",
+        "random": "all trials are drawn at random",
+        "qmc": "a scrambled Sobol' sequence, the same on every run",
+        "grid": "every point once",
+    }
+    pruner = {
+        "median": f"from trial {num + 1} of a cell on, after epoch {max(1, epochs // 3)} of {epochs}",
+        "successive_halving": f"rungs from epoch {first_rung(epochs)} of {epochs} on, one trial in three passes",
+        "hyperband": f"rungs from epoch {first_rung(epochs)} of {epochs} on, later ones in later brackets",
+        "none": "no trial is stopped",
+    }
+    return {"sampler": sampler[budget.sampler], "pruner": pruner[budget.pruner]}
+
+
+def _power(plan: Plan, cells: list[CellTrials]) -> dict[str, Any]:
+    report, n = plan.spec.report, plan.spec.confirm.seeds
+    columns, baseline = report.columns, report.baseline
+    others = len([cell for cell in plan.cells if columns and cell.levels[columns] != baseline]) if baseline else 0
+    once, all_ = detectable_sd(n), detectable_sd(n, others)
+    found: dict[str, Any] = {"num_seeds": n, "num_comparisons": others, "detectable_sd": once,
+                             "detectable_sd_corrected": all_, "paired_sd": None}  # fmt: skip
+    if not others:
+        found["lines"] = ["verdicts: none, as the report has no baseline to compare with"]
+        return found
+    metric = plan.declaration.metric
+    flips = seeds_for_sign_flips(others)
+    if once is None or all_ is None:
+        found["lines"] = [f"verdicts: not possible with {n} confirm seeds; a paired t test needs 2"]
+        return found
+    text = (
+        f"verdicts: possible from 2 confirm seeds on by the paired t test, from {flips} by sign flips alone "
+        f"({others} comparisons with the baseline)"
+    )
+    sd = found["paired_sd"] = _known_sd(plan, cells)
+    size = f"{once:.1f} standard deviations of the paired differences ({all_:.1f} if all {others} are corrected for)"
+    if sd is not None:
+        size += (
+            f", that is {metric.text(sd * once)} ({metric.text(sd * all_)}){metric.points} at the "
+            f"{metric.text(sd)}{metric.points} found so far"
+        )
+    found["lines"] = [text, f"smallest difference that {n} seeds detect with a power of 80%: {size}"]
+    return found
+
+
+def _known_sd(plan: Plan, cells: list[CellTrials]) -> float | None:
+    """Return the median over cells of the sd of the differences to the baseline that are in the ledger."""
+    columns, baseline = plan.spec.report.columns, plan.spec.report.baseline
+    if columns is None:
+        return None
+    metric = plan.spec.report.metric
+    values = {tuple(trials.cell.levels.items()): {r.seed: r.metrics[metric] for _, r in trials.confirm
+              if r is not None and r.state == "complete" and metric in r.metrics} for trials in cells}  # fmt: skip
+    found = []
+    for levels, own in values.items():
+        base = values.get(tuple((axis, str(baseline) if axis == columns else level) for axis, level in levels), {})
+        sd = paired_sd([(own[seed], base[seed]) for seed in own.keys() & base.keys()])
+        if sd is not None and dict(levels)[columns] != baseline:
+            found.append(sd)
+    return sorted(found)[len(found) // 2] if found else None
+
+
+def _disk_mib(plan: Plan) -> float:
+    data = sum(file.stat().st_size for file in {data.path for data in plan.data} if file.exists())
+    return data / 2**20 + plan.declaration.num_trials * RECORD_KIB / 1024
+
+
+def _probe(plan: Plan, index: int, device: str) -> dict[str, float]:
+    """Return the probe of a cell's net: from the file of earlier ones, else measured now and kept."""
+    cell, data = plan.cells[index], plan.data[index]
+    config = cell.config(cell.space.suggest(_First()))
+    file = plan.out / "ledger" / "probes.json"
+    known = _read(file)
+    key = _key(config, data.digest, device)
+    if key not in known:
+        from ablate.tasks.image_classification.data.prepare import load
+        from ablate.tasks.image_classification.training.device import choose_device, prepare_process
+        from ablate.tasks.image_classification.training.timing import probe
+
+        chosen = choose_device(device)
+        prepare_process(chosen)
+        known[key] = dataclasses.asdict(probe(config, load(data.path).to(chosen), chosen))
+        with contextlib.suppress(OSError):  # Kept to save time only.
+            write_atomically(file, json.dumps(known, indent=1).encode())
+    return known[key]
+
+
+def _key(config: TrialConfig, digest: str, device: str) -> str:
+    """Return what tells one net on one kind of hardware from another; numbers that cost no time are left out."""
+    free = ("lr", "epochs", "warmup", "max_loss", "lr_schedule", "init", "num_train", "num_val")
+    settings = {
+        name: value
+        for name, value in config.settings().items()
+        if name not in free and (name in ("depth", "width", "batch_size", "image_size") or isinstance(value, str))
+    }
+    machine = [platform.machine(), platform.processor(), library_versions().get("torch", "")]
+    text = json.dumps([settings, digest, device, machine], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(file: Place) -> dict[str, dict[str, float]]:
+    try:
+        content = read_json(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("what %s has of earlier probes is not used: %s", file, error)
+        return {}
+    names = {"epoch_s", "memory_mib", "state_mib"}
+    known = content if isinstance(content, dict) else {}
+    return {key: value for key, value in known.items() if isinstance(value, dict) and value.keys() == names}

@@ -1,0 +1,77 @@
+"""What runs in a Ray worker: one pack."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from ablate.places import to_place
+from ablate.registry import load_imports
+from ablate.run.checkpoints import Checkpoints
+from ablate.run.launch.shipping import import_path
+from ablate.run.pack import Pack
+from ablate.storage import fetched
+from ablate.tasks.image_classification.data.dataset import Dataset
+from ablate.tasks.image_classification.data.prepare import load
+from ablate.tasks.image_classification.training.device import choose_device, prepare_process
+from ablate.tasks.request import Task
+
+MAILBOX = "ablate-mailbox"
+
+
+class Mailbox:
+    """Holds the members that the driver wants stopped after an epoch, until their pack has ended.
+
+    A pack that is restarted after the loss of its worker reports its epochs once more and is stopped at the same one.
+    """
+
+    def __init__(self) -> None:
+        self.letters: dict[str, dict[int, list[int]]] = {}
+
+    def put(self, pack: str, epoch: int, members: list[int]) -> None:
+        """Leave a letter for a pack."""
+        self.letters.setdefault(pack, {})[epoch] = members
+
+    def read(self, pack: str, epoch: int) -> list[int]:
+        """Return the members to stop after this epoch."""
+        return self.letters.get(pack, {}).get(epoch, [])
+
+    def clear(self, pack: str) -> None:
+        """Forget a pack that has ended."""
+        self.letters.pop(pack, None)
+
+
+@functools.lru_cache(maxsize=2)
+def _dataset(path: str, device: str) -> Dataset:
+    return load(fetched(to_place(path))).to(torch.device(device))
+
+
+def train_pack(config: dict[str, Any]) -> None:
+    """Train the pack that the driver describes; report a vector an epoch and the records at the end."""
+    load_imports([import_path(name) for name in config["imports"]])
+    device = choose_device(config["device"])
+    prepare_process(device)
+    pack = Pack(
+        [Task(**task) for task in config["tasks"]],
+        _dataset(config["data"], str(device)),
+        device,
+        Checkpoints(to_place(config["checkpoints"])),
+        config["provenance"],
+        Checkpoints(to_place(config["weights"])) if config["weights"] else None,
+    )
+    mailbox = ray.get_actor(MAILBOX)
+    name = tune.get_context().get_trial_id()
+
+    def report(epoch: int, values: list[float | None]) -> set[int]:
+        tune.report({"epoch": epoch, "values": values})
+        return set(ray.get(mailbox.read.remote(name, epoch)))
+
+    records = pack.train(report)
+    # Ray Tune asks for the searcher's metric in every result. "done" ends the trial with this one: else Ray Tune asks
+    # for one more, and a worker that is lost in between would train the pack again.
+    tune.report({"epoch": 0, "records": [dataclasses.asdict(record) for record in records], "done": True})

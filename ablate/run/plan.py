@@ -1,0 +1,281 @@
+"""From a sweep file to what it asks for: cells, data, declaration. Trains nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.command_lines import Commands
+from ablate.cpus import num_cpus
+from ablate.errors import DataError, UsageError, printable
+from ablate.places import Place, local_view
+from ablate.run.capacity import Node, num_fitting
+from ablate.store.declaration import Declaration, DeclaredCell, SweepFolder, data_notices, public_file
+from ablate.sweepfile.cells import Cell, build_cells, with_known_keys
+from ablate.sweepfile.claims import frozen_claims
+from ablate.sweepfile.feasibility import DATA_PARAMETERS, origin
+from ablate.sweepfile.positions import Findings
+from ablate.sweepfile.spec import SweepSpec, load_spec, resolved_yaml
+from ablate.tasks.image_classification.config import OBJECTIVE, ConfigError, TrialConfig, measured, resolve
+from ablate.tasks.image_classification.data.prepare import PreparedData, prepare
+from ablate.tasks.image_classification.training.device import num_gpus
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep that can be run: nothing in it depends on results. `data` has one entry a cell."""
+
+    spec: SweepSpec
+    cells: list[Cell]
+    data: list[PreparedData]
+    declaration: Declaration
+    out: Place
+
+    @property
+    def folder(self) -> SweepFolder:
+        """The sweep's folder under the output folder."""
+        return SweepFolder(self.out, self.spec.sweep_id)
+
+    def declare(self) -> None:
+        """Write the declaration and the resolved sweep file; one that cannot be read is kept aside."""
+        self.folder.set_aside_damaged()
+        self.folder.write_declaration(self.declaration, resolved_yaml(self.spec))
+
+    def command(self, name: str, options: Mapping[str, str | None] | None = None) -> str:
+        """Return the command line that runs `name` on this sweep again, with further options."""
+        return self.declaration.command(name, Commands(self.out), options)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the sweep asks for, for scripts."""
+        declaration, metric = self.declaration, self.declaration.metric
+        return {
+            "sweep": declaration.sweep,
+            "trials": declaration.num_trials,
+            "tune_trials_per_cell": declaration.trials_per_cell,
+            "confirm_seeds": declaration.num_seeds,
+            "cells": [{"levels": cell.levels, "tuned": cell.tuned} for cell in declaration.cells],
+            "data": declaration.data,
+            **({metric.floor_name: metric.floor} if metric.floor is not None else {}),
+            "warnings": self.warnings(),
+        }
+
+    def lines(self) -> list[str]:
+        """Return what the sweep asks for, for people."""
+        declaration, data = self.declaration, self.declaration.data
+        metric = declaration.tuned_metric if declaration.metric.floor is None else declaration.metric
+        axes = " × ".join(f"{len(levels)} {axis}" for axis, levels in declaration.axes.items())
+        shape = "×".join(map(str, data["image_shape"]))
+        floor = ""
+        if metric.floor is not None:
+            floor = f"; {metric.floor_name} is {metric.with_unit(metric.floor)}, {metric.floor_meaning}"
+        return [
+            f"{declaration.sweep}: {printable(declaration.question) or '(no question written)'}",
+            f"{f'{axes} = {len(declaration.cells)} cells, each' if axes else '1 cell with'} "
+            f"{declaration.trials_per_cell} tune trials and "
+            f"{declaration.num_seeds} confirm seeds: {declaration.num_trials} trials",
+            f"data: {data['dataset']} {shape}, {data['num_train']} training, {data['num_val']} validation and "
+            f"{data['num_test']} test images{floor}",
+            *(f"warning: {warning}" for warning in self.warnings()),
+        ]
+
+    def cell_lines(self) -> list[str]:
+        """Return one line a cell: what is tuned in it."""
+        return [f"{cell.name or 'the cell'}: {', '.join(cell.tuned) or 'nothing'}" for cell in self.declaration.cells]
+
+    def warnings(self) -> list[str]:
+        """Return what the author should know before the first trial: too few images, cells not treated alike."""
+        return [*data_notices(self.declaration), *self._uneven_epochs(), *self._uneven_dimensions()]
+
+    def _uneven_epochs(self) -> list[str]:
+        columns = self.spec.report.columns
+        rows: dict[tuple[str, ...], set[int]] = {}
+        for cell in self.cells:
+            row = tuple(level for axis, level in cell.levels.items() if axis != columns)
+            rows.setdefault(row, set()).add(cell.max_epochs)
+        uneven = sorted(number for numbers in rows.values() if len(numbers) > 1 for number in numbers)
+        if not uneven:
+            return []
+        return [
+            f"cells that are compared with each other allow a trial between {uneven[0]} and {uneven[-1]} epochs: what "
+            "differs between them may be the longer training"
+        ]
+
+    def _uneven_dimensions(self) -> list[str]:
+        columns, baseline = self.spec.report.columns, self.spec.report.baseline
+        if columns is None or baseline is None:
+            return []
+        most = max(cell.space.num_dimensions for cell in self.cells)
+        least = min(c.space.num_dimensions for c in self.cells if c.levels[columns] == str(baseline))
+        if least >= most:
+            return []
+        return [
+            f"the baseline '{baseline}' has {least} tuned dimensions, another cell {most}: it is tuned less freely, "
+            "with the same number of trials"
+        ]
+
+
+def make_plan(file: Path, profile: str | None, overrides: Sequence[str], out: Place) -> Plan:
+    """Check a sweep file, fetch its data and return the plan.
+
+    Raises:
+        UsageError: The name of the file or the folder is no text.
+        SpecError: The file has mistakes, or a batch size exceeds the number of training images.
+        DataError: The data is not to be had.
+    """
+    _check_name(file)
+    _check_name(out)
+    spec = load_spec(file, profile, overrides)
+    folder = SweepFolder(out, spec.sweep_id)
+    earlier = folder.earlier_declaration()
+    cells = with_known_keys(spec, build_cells(spec), {cell.key for cell in earlier.cells} if earlier else ())
+    data = _prepare_data(spec, cells, out)
+    return Plan(spec, cells, data, _declaration(spec, overrides, cells, data, folder), out)
+
+
+def _check_name(place: Place) -> None:
+    """Refuse a name with bytes that the locale cannot read: Ray, MLflow and the declaration cannot hold it."""
+    name = str(place.resolve())
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        locale = f"this locale ({sys.getfilesystemencoding()})"
+        raise UsageError(f"the name {shown} is no text in {locale}: rename it, or set PYTHONUTF8=1") from None
+
+
+def default_jobs(plan: Plan) -> int:
+    """Return how many trials fit on this machine at a time."""
+    wanted = plan.spec.resources
+    return max(1, num_fitting([Node(num_cpus(), num_gpus())], Node(wanted.cpus, wanted.gpus)))
+
+
+def _prepare_data(spec: SweepSpec, cells: list[Cell], out: Place) -> list[PreparedData]:
+    known: dict[tuple[Any, ...], PreparedData] = {}
+    prepared = []
+    for cell in cells:
+        wanted = {name: cell.settings[name] for name in DATA_PARAMETERS if name in cell.settings}
+        key = tuple(sorted(wanted.items(), key=lambda item: item[0]))
+        if key not in known:
+            known[key] = _prepared(spec, cell, resolve(wanted), local_view(out) / "data")
+        prepared.append(known[key])
+        _check_batch_size(spec, cell, known[key])
+    return prepared
+
+
+def _prepared(spec: SweepSpec, cell: Cell, config: TrialConfig, cache: Path) -> PreparedData:
+    try:
+        return prepare(config, cache)
+    except DataError as error:
+        if error.parameter:
+            _refuse(spec, cell, error.parameter, error)
+        raise
+
+
+def _check_batch_size(spec: SweepSpec, cell: Cell, data: PreparedData) -> None:
+    sizes = [value for d in cell.space.definitions("batch_size") for value in d.candidates()]
+    largest = max(int(str(size)) for size in sizes or [cell.settings["batch_size"]])
+    try:
+        check_batch_size(largest, data)
+    except ConfigError as error:
+        _refuse(spec, cell, "batch_size", error)
+
+
+def check_batch_size(batch_size: int, data: PreparedData) -> None:
+    """Check that the training images fill a batch.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    if batch_size > data.num_train:
+        rule = f"batch_size must be <= the {data.num_train} training images of {data.dataset}, but got {batch_size}"
+        raise ConfigError(rule, "batch_size")
+
+
+def _refuse(spec: SweepSpec, cell: Cell, parameter: str, error: UsageError) -> None:
+    """Tell a mistake where the parameter is defined."""
+    findings = Findings(spec.positions)
+    findings.at_value(origin(spec, cell, parameter, {}), str(error))
+    findings.raise_all()
+
+
+def _declaration(
+    spec: SweepSpec, overrides: Sequence[str], cells: list[Cell], data: list[PreparedData], folder: SweepFolder
+) -> Declaration:
+    content = {"spec": resolved_yaml(spec), "cells": [cell.key for cell in cells], "data": [d.digest for d in data]}
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+    earlier = folder.earlier_declaration()
+    history = earlier.history if earlier else []
+    if not history or history[-1] != digest:
+        history = [*history, digest]
+    facts = _facts(data)
+    return Declaration(
+        sweep=spec.sweep_id,
+        name=spec.name,
+        profile=spec.profile,
+        question=spec.question,
+        axes={axis: list(dict.fromkeys(cell.levels[axis] for cell in cells)) for axis in spec.axes},
+        cells=[
+            DeclaredCell(
+                key=cell.key,
+                levels=dict(cell.levels),
+                settings=_plain(dict(cell.settings)),
+                tuned=cell.space.tuned,
+                space=_plain(cell.space.describe()),
+            )
+            for cell in cells
+        ],
+        trials_per_cell=spec.budget.trials_per_cell,
+        num_seeds=spec.confirm.seeds,
+        sampler=spec.budget.sampler,
+        pruner=spec.budget.pruner,
+        seed=spec.seed,
+        report=dataclasses.asdict(spec.report),
+        tune=_plain(spec.tree.get("tune") or {}),
+        data=facts,
+        metrics=measured(facts),
+        objective=OBJECTIVE,
+        file=public_file(str(spec.path)),
+        path=str(spec.path),
+        overrides=list(overrides),
+        history=history,
+        runner_up=spec.confirm.runner_up,
+        audit=spec.budget.audit,
+        design=spec.design,
+        components={arm: list(on) for arm, on in spec.components.items()},
+        claims=frozen_claims(spec, cells, folder),
+    )
+
+
+def _facts(data: list[PreparedData]) -> dict[str, Any]:
+    """Return what a declaration says about the data."""
+    first, absent = data[0], _absent(data)
+    return {
+        "dataset": first.dataset,
+        "digest": first.digest,
+        "num_train": first.num_train,
+        "num_val": first.num_val,
+        "num_test": first.num_test,
+        "num_classes": first.num_classes,
+        "image_shape": list(first.image_shape),
+        **({"test_counts": list(first.test_counts)} if first.test_counts else {}),
+        **({"absent": absent} if absent else {}),
+    }
+
+
+def _absent(data: list[PreparedData]) -> dict[str, list[str]]:
+    """Return {part: classes without an image in it} over all cells."""
+    found: dict[str, list[str]] = {}
+    for part, names in (entry for prepared in data for entry in prepared.absent.items()):
+        found[part] = list(dict.fromkeys([*found.get(part, []), *names]))
+    return found
+
+
+def _plain(content: Any) -> Any:
+    return json.loads(json.dumps(content))

@@ -1,0 +1,180 @@
+"""Runs a recorded trial again and says whether the numbers agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from ablate.errors import AblateError, UsageError
+from ablate.places import Place, local_view
+from ablate.provenance import code_version, library_versions
+from ablate.registry import KINDS, load_imports
+from ablate.run.checkpoints import Checkpoints
+from ablate.run.pack import Pack, device_name
+from ablate.store.ledger import NUMBERS, Ledger, TrialRecord, layers_table, same_layers
+from ablate.tasks.image_classification.config import ConfigError, resolve, trial_key
+from ablate.tasks.image_classification.data.prepare import load, prepare
+from ablate.tasks.image_classification.training.device import choose_device, prepare_process
+from ablate.tasks.request import Task
+
+TOLERANCE = 0.05
+"""Accuracy may differ this much where hardware or libraries differ: rounding then takes training another way, which
+may move an accuracy about as much as another seed. A convention, not measured: `--tolerance` sets it."""
+SAME = ("torch", "device", "system")
+"""With these equal the numbers must be equal bit for bit."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Two records of one trial. `differing` names what they were computed with, where that differs.
+
+    `same_layers`: whether the tables of layers are equal; None where the trial has none.
+    """
+
+    recorded: TrialRecord
+    repeated: TrialRecord
+    differing: list[str]
+    tolerance: float
+    same_layers: bool | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether state, weights, curves, metrics and the table of layers are equal bit for bit."""
+        # An earlier version recorded fewer metrics.
+        metrics = {name: value for name, value in self.repeated.metrics.items() if name in self.recorded.metrics}
+        repeated = dataclasses.replace(self.repeated, metrics=metrics)
+        return self.same_layers is not False and _numbers(self.recorded) == _numbers(repeated)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether they are equal; on other hardware or libraries, whether accuracies are within the tolerance."""
+        if self.is_exact or not self.differing:
+            return self.is_exact
+        return self.recorded.state == self.repeated.state and all(
+            abs(first - second) <= self.tolerance for _, first, second in self.accuracies()
+        )
+
+    def accuracies(self) -> list[tuple[str, float, float]]:
+        """Return (name, recorded, repeated) of all accuracies after the last epoch."""
+        sides = []
+        for record in (self.recorded, self.repeated):
+            last = {name: curve[-1] for name, curve in record.curves.items() if curve}
+            sides.append({name: value for name, value in {**last, **record.metrics}.items() if "accuracy" in name})
+        return [(name, sides[0][name], sides[1][name]) for name in sorted(sides[0].keys() & sides[1].keys())]
+
+    def lines(self) -> list[str]:
+        """Return both numbers and the verdict, for people."""
+        lines = [f"state: recorded {self.recorded.state}, repeated {self.repeated.state}"]
+        if self.repeated.state == "failed":
+            lines.append(f"it failed ({self.repeated.reason}): {self.repeated.message.strip().splitlines()[-1]}")
+        lines += [f"{name}: recorded {first!r}, repeated {second!r}" for name, first, second in self.accuracies()]
+        if self.recorded.weights_digest or self.repeated.weights_digest:
+            digests = [record.weights_digest or "none" for record in (self.recorded, self.repeated)]
+            lines.append(f"weights: recorded {digests[0]}, repeated {digests[1]}")
+        if self.same_layers is not None:
+            lines.append(f"tables of layers: {'equal' if self.same_layers else 'not equal'}")
+        if self.differing:
+            lines.append(f"computed with other: {'; '.join(self.differing)}")
+        if self.is_exact:
+            return [*lines, "the numbers agree bit for bit"]
+        verdict = "agree" if self.agrees else "do not agree"
+        rule = f"within {self.tolerance:g} of accuracy, as hardware or libraries differ" if self.differing \
+            else "bit for bit, as hardware and libraries are the same"  # fmt: skip
+        return [*lines, f"the numbers {verdict}; asked for: {rule}"]
+
+
+def _numbers(record: TrialRecord) -> str:
+    """Return what must be equal as text that is the same for the same bits: a NaN, too, is equal to itself."""
+    return json.dumps([getattr(record, name) for name in NUMBERS], sort_keys=True)
+
+
+def find_trial(ledger: Ledger, name: str) -> TrialRecord:
+    """Return the record of a trial, by its key or a prefix of it.
+
+    Raises:
+        UsageError: There is no such trial, or several.
+    """
+    records = ledger.find(name) if re.fullmatch(r"[0-9a-f]{2,16}(-[0-9a-f]{0,14})?", name) else []
+    keys = list(dict.fromkeys(record.key for record in records))
+    if not keys:
+        short = "; a beginning has two digits at least" if len(name) < 2 else ""
+        raise UsageError(
+            f"no trial '{name}' in {ledger.root}{short}. The report's results.parquet and `status --json` have the keys"
+        )
+    if len(keys) > 1:
+        raise UsageError(f"'{name}' begins {len(keys)} trials; give more of the key: {', '.join(keys[:5])}")
+    usable = [record for record in records if record.state != "failed"]
+    if not usable:
+        raise UsageError(f"the trial {keys[0]} failed ({records[0].reason}): there are no numbers to compare")
+    return usable[0]
+
+
+def reproduce(
+    out: Place,
+    name: str,
+    imports: Sequence[Path],
+    device: str,
+    tolerance: float,
+    weights: Path | None,
+    echo: Callable[[str], None],
+) -> Reproduction:
+    """Run a recorded trial again in this process, without Ray and from its start; echo a line an epoch.
+
+    A trial that was stopped is stopped after the same epoch. `imports` are the files whose rows it uses. The weights go
+    below `weights`, if given.
+
+    Raises:
+        UsageError: There is no such trial, its rows or its data are not what they were, or weights are asked for that
+            it does not have.
+    """
+    ledger = Ledger(out, is_read_only=True)
+    record = find_trial(ledger, name)
+    if weights and (record.phase, record.state) != ("confirm", "complete"):
+        raise UsageError(
+            f"--weights is for complete confirm trials, but {record.key} is a {record.state} {record.phase} trial"
+        )
+    load_imports(imports)
+    try:
+        config = resolve(record.settings)
+    except ConfigError as error:
+        raise UsageError(
+            f"the trial {record.key} cannot be repeated with this version: {error}. Rows of your own need --import FILE"
+        ) from None
+    changed = [f"{kind} {record.rows[kind]} is now {config.row(kind).stamp}" for kind in KINDS
+               if record.rows.get(kind, "") not in ("", config.row(kind).stamp)]  # fmt: skip
+    if changed:
+        raise UsageError(f"the trial {record.key} cannot be repeated with this version: {'; '.join(changed)}")
+    data = prepare(config, local_view(out) / "data")
+    if data.digest != record.data_digest:
+        raise UsageError(f"the data set {config.dataset} is not the one of the trial {record.key}: its digest differs")
+    if trial_key(config.fingerprint(data.digest), record.seed) != record.key:
+        raise AblateError(f"the record of the trial {record.key} is damaged: its settings or its seed are another's")
+    torch_device = choose_device(device)
+    prepare_process(torch_device)
+    fields = {field.name for field in dataclasses.fields(Task)}
+    task = Task(**{key: value for key, value in dataclasses.asdict(record).items() if key in fields})
+
+    def report(epoch: int, values: list[float | None]) -> set[int]:
+        echo(f"epoch {epoch}/{config.epochs}: validation accuracy {values[0] or 0:.4f}")
+        return {0} if record.state == "pruned" and epoch >= record.num_epochs else set()
+
+    dataset = load(data.path).to(torch_device)
+    kept = Checkpoints(weights) if weights else None
+    provenance = {**code_version(), **library_versions()}
+    (repeated,) = Pack([task], dataset, torch_device, None, provenance, kept).train(report)
+    now = {**library_versions(), "device": device_name(torch_device)}
+    differing = [f"{key} {record.provenance.get(key, 'unknown')}, here {now[key]}" for key in SAME
+                 if record.provenance.get(key) != now.get(key)]  # fmt: skip
+    return Reproduction(record, repeated, differing, tolerance, _same_layers(ledger.read_layers(record), repeated))
+
+
+def _same_layers(recorded: pa.Table | None, repeated: TrialRecord) -> bool | None:
+    if recorded is None:
+        return None
+    return same_layers(recorded, layers_table(repeated.layers))

@@ -1,0 +1,312 @@
+"""Decides what a sweep runs next: tune trials cell by cell, then the confirm trials of each cell's winner.
+
+Nothing here knows Ray. The launcher asks `next_pack`, passes on what packs report, and hands back their records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ablate.run.checkpoints import Checkpoints
+from ablate.search.cell_search import CellSearch
+from ablate.seeds import derive_seed
+from ablate.storage import listed
+from ablate.store.declaration import EXTRA_PHASES, CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder
+from ablate.store.ledger import Ledger, TrialRecord
+from ablate.sweepfile.cells import Cell
+from ablate.tasks.image_classification.config import ConfigError, resolve, trial_key
+from ablate.tasks.request import Task
+
+# Told of every record that comes after the schedule was made: cell, proposal, record, and whether the trial ran here
+# (another sweep can have written the record since).
+Listener = Callable[[DeclaredCell, Proposal, TrialRecord, bool], None]
+
+
+@dataclass(frozen=True)
+class PackAssignment:
+    """Trials of one cell that one worker trains together."""
+
+    cell: int
+    tasks: list[Task]
+    proposals: list[Proposal]
+
+
+@dataclass
+class CellRun:
+    """One cell on its way: what was proposed and what has ended."""
+
+    cell: Cell
+    declared: DeclaredCell
+    data_digest: str
+    search: CellSearch
+    tune: dict[int, Proposal] = field(default_factory=dict)
+    confirm: dict[int, Proposal] = field(default_factory=dict)
+    records: dict[str, TrialRecord] = field(default_factory=dict)
+    extra: dict[tuple[str, int], Proposal] = field(default_factory=dict)
+    extra_records: dict[tuple[str, int], TrialRecord] = field(default_factory=dict)
+    waiting: list[Proposal] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    unstoppable: set[str] = field(default_factory=set)
+
+    def trials(self) -> CellTrials:
+        """Return the cell's trials as the report sees them."""
+        tune = [(p, self.records.get(p.key)) for _, p in sorted(self.tune.items())]
+        confirm = [(p, self.records.get(p.key)) for _, p in sorted(self.confirm.items())]
+        extra = [(p, self.extra_records.get(where)) for where, p in sorted(self.extra.items())]
+        return CellTrials(self.declared, tune, confirm, extra, objective=self.search.objective)
+
+
+class Schedule:
+    """The state of a sweep. It is made from the ledger and the proposals, so a sweep that was cut off goes on."""
+
+    def __init__(
+        self,
+        declaration: Declaration,
+        cells: Sequence[CellRun],
+        folder: SweepFolder,
+        ledger: Ledger,
+        batch: int,
+    ) -> None:
+        self.declaration = declaration
+        self.cells = list(cells)
+        self.folder = folder
+        self.ledger = ledger
+        self.checkpoints = Checkpoints(folder.out / "checkpoints")
+        self.batch = batch
+        self.listener: Listener = lambda *_: None
+        self.folder.write_running(())
+        self.restored = self._restore(folder.read_proposals())
+
+    def _restore(self, proposals: list[Proposal]) -> int:
+        """Take over what earlier runs proposed and finished; return the number of finished trials."""
+        runs = {run.cell.key: run for run in self.cells}
+        proposals = [p for p in proposals if p.cell in runs]
+        last = {(p.cell, p.phase, p.number): p for p in proposals}
+        latest = {(p.cell, p.phase, p.number): p for p in proposals if _is_whole(runs[p.cell], p)}
+        # One that was made again counts no more; where a cell has no whole one, its data changed since.
+        cells = {p.cell for p in latest.values()}
+        self.folder.tell_passed_over(sum(p.cell in cells and latest.get(at) is not p for at, p in last.items()))
+        for run in self.cells:
+            while (run.cell.key, "tune", len(run.tune)) in latest and self._ask_batch(run, latest):
+                pass
+            if self._is_tuned(run):
+                self._propose_confirm(run, latest)
+        # Of trials whose record was written just before a crash.
+        ended = {key for run in self.cells for key in run.records}
+        for file in listed(self.checkpoints.folder, "*.pt"):
+            if file.stem in ended:
+                self.checkpoints.remove(file.stem)
+        return sum(len(run.records) for run in self.cells)
+
+    def _take_over(self, run: CellRun, proposal: Proposal) -> None:
+        """Use the ledger's record of a proposal, or let it wait for a worker."""
+        if not self._find(run, proposal):
+            run.waiting.append(proposal)
+
+    def _find(self, run: CellRun, proposal: Proposal) -> bool:
+        """Return whether the ledger has a record of a proposal, which is used then; a failed trial is tried again."""
+        is_extra = proposal.phase in EXTRA_PHASES
+        record = self.ledger.read(proposal.key, "" if is_extra else self.declaration.sweep, run.cell.key, proposal)
+        if record is None or record.state == "failed":
+            return False
+        self._keep(run, proposal, record, is_new=False)
+        return True
+
+    def _keep(self, run: CellRun, proposal: Proposal, record: TrialRecord, *, is_new: bool) -> None:
+        if proposal.phase in EXTRA_PHASES:
+            run.extra_records[proposal.phase, proposal.number] = record
+        else:
+            run.records[proposal.key] = record
+        if proposal.phase == "tune":
+            run.search.tell(proposal.number, record)
+        self.listener(run.declared, proposal, record, is_new)
+
+    def is_finished(self) -> bool:
+        """Whether every trial that the sweep asks for has ended, in whatever state."""
+        return all(self._is_tuned(run) and not run.waiting and not run.running for run in self.cells)
+
+    def num_finished(self) -> int:
+        """How many trials have ended, those of earlier runs included."""
+        return sum(len(run.records) for run in self.cells)
+
+    def next_pack(self) -> PackAssignment | None:
+        """Return what to run next, or None while every cell waits for its running trials.
+
+        The cell with the most work left goes first, so that the longest chains of trials do not end last.
+        """
+        for index in sorted(range(len(self.cells)), key=lambda index: -self._work_left(self.cells[index])):
+            run = self.cells[index]
+            proposal = self._next_proposal(run)
+            if proposal is not None:
+                if proposal.phase == "tune":
+                    self._keep_decision(run, proposal)
+                run.running.add(proposal.key)
+                self._tell_running()
+                return PackAssignment(index, [self._task(run, proposal)], [proposal])
+        return None
+
+    def _next_proposal(self, run: CellRun) -> Proposal | None:
+        """Return the cell's next proposal that has no record; another sweep can have run one since it was proposed."""
+        while run.waiting or self._propose(run):
+            if run.waiting and self._is_too_early(run, run.waiting[0]):
+                return None
+            if run.waiting and not self._find(run, proposal := run.waiting.pop(0)):
+                return proposal
+        return None
+
+    def _is_too_early(self, run: CellRun, proposal: Proposal) -> bool:
+        """Whether trials of an earlier batch are under way: only a batch whose records were lost can wait then."""
+        return proposal.phase == "tune" and any(
+            p.key in run.running and p.number // self.batch < proposal.number // self.batch for p in run.tune.values()
+        )
+
+    def _keep_decision(self, run: CellRun, proposal: Proposal) -> None:
+        """Have a trial whose record was lost end as it did: the trials that came after it must not decide on it."""
+        if self.ledger.ran_to_its_end(proposal.key):
+            run.unstoppable.add(proposal.key)
+        elif any(p.number // self.batch > proposal.number // self.batch for p in run.tune.values()):
+            run.search.judge_as_before(proposal.number)
+
+    def on_values(self, pack: PackAssignment, epoch: int, values: Sequence[float | None]) -> list[int]:
+        """Take the members' objectives after an epoch; return the members to stop."""
+        run = self.cells[pack.cell]
+        return [
+            member
+            for member, (proposal, value) in enumerate(zip(pack.proposals, values, strict=True))
+            if value is not None
+            and proposal.phase == "tune"
+            and run.search.report(proposal.number, epoch, value)
+            and proposal.key not in run.unstoppable
+            and epoch < int(proposal.settings["epochs"])
+        ]
+
+    def on_finished(self, pack: PackAssignment, records: Sequence[TrialRecord]) -> None:
+        """Write the records of a pack to the ledger and learn from them."""
+        run = self.cells[pack.cell]
+        for proposal, record in zip(pack.proposals, records, strict=True):
+            if not record.is_shared:
+                record = dataclasses.replace(record, sweep=self.declaration.sweep, cell=run.cell.key)
+            if record.is_shared or proposal.phase != "audit":
+                # An audit that failed must not replace the record of the trial as it was stopped.
+                self.ledger.write(record)
+            self.checkpoints.remove(record.key)
+            run.running.discard(proposal.key)
+            # The ledger has the layers.
+            self._keep(run, proposal, dataclasses.replace(record, layers={}), is_new=True)
+        self._tell_running()
+        if self._is_tuned(run) and not run.confirm:
+            self._propose_confirm(run, {})
+
+    def _tell_running(self) -> None:
+        self.folder.write_running((run.cell.key, key) for run in self.cells for key in run.running)
+
+    def _is_tuned(self, run: CellRun) -> bool:
+        return len(run.tune) == self.declaration.trials_per_cell and all(
+            proposal.key in run.records for proposal in run.tune.values()
+        )
+
+    def _propose(self, run: CellRun) -> bool:
+        """Propose the next batch, or the confirm trials, when what was proposed has ended; return whether it did."""
+        had_confirm = bool(run.confirm)
+        if any(proposal.key not in run.records for proposal in run.tune.values()):
+            return False
+        was_asked = self._ask_batch(run, {})
+        if self._is_tuned(run) and not run.confirm:
+            self._propose_confirm(run, {})
+        return was_asked or bool(run.confirm) > had_confirm
+
+    def _ask_batch(self, run: CellRun, latest: dict[tuple[str, str, int], Proposal]) -> bool:
+        """Ask for the next batch, as far as `latest` does not have it; return whether the budget left any.
+
+        The whole batch is asked before the ledger is, so that what is proposed does not depend on what lies there.
+        """
+        first = len(run.tune)
+        numbers = range(first, min(first + self.batch, self.declaration.trials_per_cell))
+        for number in numbers:
+            known = latest.get((run.cell.key, "tune", number))
+            if known is not None:
+                run.search.ask(number, known=known.params)
+                run.tune[number] = known
+                continue
+            tuned, params = run.search.ask(number)
+            seed = derive_seed(self.declaration.seed, "tune", number)
+            run.tune[number] = self._record(run, "tune", number, seed, run.cell.config(tuned).settings(), params)
+        for number in numbers:
+            self._take_over(run, run.tune[number])
+        return len(numbers) > 0
+
+    def _propose_confirm(self, run: CellRun, latest: dict[tuple[str, str, int], Proposal]) -> None:
+        winner = run.trials().winner()
+        if winner is None:
+            return
+        for replicate in range(self.declaration.num_seeds):
+            proposal = latest.get((run.cell.key, "confirm", replicate))
+            if proposal is None or proposal.settings != winner.settings:
+                seed = derive_seed(self.declaration.seed, "confirm", replicate)
+                proposal = self._record(run, "confirm", replicate, seed, winner.settings, {})
+            run.confirm[replicate] = proposal
+            self._take_over(run, proposal)
+        self._propose_extra(run, latest)
+
+    def _propose_extra(self, run: CellRun, latest: dict[tuple[str, str, int], Proposal]) -> None:
+        """Propose what goes beside the table, after the confirm trials: the runner-up's, and stopped trials."""
+        trials, seed = run.trials(), self.declaration.seed
+        second = trials.runner_up() if self.declaration.runner_up else None
+        asked: list[tuple[str, int, int, Proposal]] = []
+        if second is not None:
+            asked += [
+                ("runner_up", number, derive_seed(seed, "confirm", number), second)
+                for number in range(self.declaration.num_seeds)
+            ]
+        chosen = sorted(trials.stopped(), key=lambda p: derive_seed(seed, "audit", run.cell.key, p.number))
+        asked += [("audit", p.number, p.seed, p) for p in chosen[: self.declaration.audit]]
+        for phase, number, trial_seed, source in asked:
+            if (phase, number) in run.extra:
+                continue
+            proposal = latest.get((run.cell.key, phase, number))
+            if proposal is None or proposal.settings != source.settings:
+                proposal = self._record(run, phase, number, trial_seed, source.settings, {})
+            run.extra[phase, number] = proposal
+            self._take_over(run, proposal)
+
+    def _record(self, run: CellRun, phase: str, number: int, seed: int, settings: object, params: object) -> Proposal:
+        plain = json.loads(json.dumps({"settings": settings, "params": params}))
+        key = _key(plain["settings"], run.data_digest, seed)
+        proposal = Proposal(cell=run.cell.key, phase=phase, number=number, key=key, seed=seed, **plain)
+        self.folder.append_proposal(proposal)
+        return proposal
+
+    def _task(self, run: CellRun, proposal: Proposal) -> Task:
+        return Task(
+            key=proposal.key,
+            fingerprint=proposal.key.partition("-")[0],
+            seed=proposal.seed,
+            phase=proposal.recorded_phase,
+            settings=proposal.settings,
+            data_digest=run.data_digest,
+        )
+
+    def _work_left(self, run: CellRun) -> float:
+        left = self.declaration.trials_per_cell + self.declaration.num_seeds - len(run.records) - len(run.running)
+        return left * work(run.declared)
+
+
+def _key(settings: dict[str, Any], data_digest: str, seed: int) -> str:
+    return trial_key(resolve(settings).fingerprint(data_digest), seed)
+
+
+def _is_whole(run: CellRun, proposal: Proposal) -> bool:
+    """Whether a proposal has the key of its settings; one that was damaged must not condemn a record."""
+    try:
+        return _key(proposal.settings, run.data_digest, proposal.seed) == proposal.key
+    except ConfigError:
+        return False
+
+
+def work(cell: DeclaredCell) -> float:
+    """Return a rough measure of a cell's time a trial: layers times epochs."""
+    return float(cell.settings.get("depth") or 20) * float(cell.settings.get("epochs") or 20)

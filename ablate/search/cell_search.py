@@ -1,0 +1,147 @@
+"""The search inside one cell: an Optuna study that is a view of the ledger."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from ablate.metrics import Metric
+from ablate.registry import Value
+from ablate.search.journal import Journal
+from ablate.search.pruning import build_pruner, startup_trials
+from ablate.search.samplers import build_sampler
+from ablate.seeds import derive_seed
+from ablate.store.ledger import TrialRecord
+from ablate.sweepfile.cells import Cell
+from ablate.sweepfile.grid_points import shuffled_grid
+
+
+def new_storage(file: Path) -> optuna.storages.BaseStorage:
+    """Return an empty journal storage in a file that optuna-dashboard can open; an older one is replaced."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna.storages.JournalStorage(Journal(file))
+
+
+class CellSearch:
+    """Proposes the configurations of one cell and learns from their results.
+
+    The randomness of a proposal derives from (sweep seed, cell, trial number), so it depends on nothing but the
+    results of the trials before it. Proposals are numbered from 0 without gaps, in Optuna as here.
+    """
+
+    def __init__(
+        self,
+        storage: optuna.storages.BaseStorage,
+        name: str,
+        cell: Cell,
+        *,
+        sampler: str,
+        pruner: str,
+        trials_per_cell: int,
+        num_epochs: int,
+        seed: int,
+        objective: Metric,
+    ) -> None:
+        self.cell = cell
+        self.sampler = sampler
+        self.seed = seed
+        self.objective = objective
+        self.num_startup = startup_trials(trials_per_cell)
+        order = derive_seed(seed, "grid", cell.key)
+        self.points = shuffled_grid(cell.space, order) if sampler == "grid" else list(cell.start)
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction=self._direction,
+            pruner=build_pruner(pruner, trials_per_cell, num_epochs),
+        )
+        self.study.set_user_attr("cell", cell.key)
+        self.study.set_metric_names([objective.name])
+        self.trials: dict[int, Trial] = {}
+        self.epochs: dict[int, int] = {}
+        self.judged: dict[int, Trial] = {}
+
+    @property
+    def _direction(self) -> Literal["maximize", "minimize"]:
+        return "maximize" if self.objective.direction == "max" else "minimize"
+
+    @property
+    def _worst(self) -> float | None:
+        """What a diverged trial is told as: the worst value there is; None where there is no bound."""
+        return self.objective.low if self.objective.direction == "max" else self.objective.high
+
+    def ask(self, number: int, known: dict[str, Any] | None = None) -> tuple[dict[str, Value], dict[str, Any]]:
+        """Return (tuned parameters, the sampler's own values) of a proposal; `known` values are repeated."""
+        given: Mapping[str, Any] | None = known
+        if known is None:
+            self.study.sampler = self._build_sampler(number)
+            given = self.points[number] if number < len(self.points) else None
+        else:
+            self.study.sampler = optuna.samplers.RandomSampler(seed=0)
+        if given is not None:
+            self.study.enqueue_trial(dict(given))
+        trial = self.study.ask()
+        if trial.number != number:
+            raise RuntimeError(f"Optuna numbered trial {number} of cell {self.cell.key} as {trial.number}")
+        tuned = self.cell.space.suggest(trial)
+        self.trials[number] = trial
+        return tuned, dict(trial.params)
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Tell the pruner a trial's objective after an epoch, counted from 1; return whether to stop it.
+
+        An epoch that a restarted trial reports once more was judged before and stops nothing. A trial whose record was
+        lost runs when later ones are there: it is judged as it was then, by those of lower numbers.
+        """
+        if epoch <= self.epochs.get(number, 0):
+            return False
+        self.epochs[number] = epoch
+        trial = self.trials[number]
+        trial.report(value, epoch)
+        decision = trial.should_prune()  # The pruner notes the value at its rungs.
+        if number in self.judged:
+            self.judged[number].report(value, epoch)
+            decision = self.judged[number].should_prune()
+        return decision
+
+    def judge_as_before(self, number: int) -> None:
+        """Have a trial judged by a study of the trials of lower numbers alone."""
+        study = optuna.create_study(direction=self._direction, pruner=self.study.pruner)
+        study.add_trials(self.study.get_trials()[:number])
+        self.judged[number] = study.ask()
+
+    def tell(self, number: int, record: TrialRecord) -> None:
+        """Tell the study how a trial ended: a diverged one as the worst value, or as failed where there is none.
+
+        Epochs that were not reported in this run are put before the pruner again: it notes the values at its rungs.
+        """
+        trial = self.trials[number]
+        trial.set_user_attr("key", record.key)
+        # A trial reports the worst value for the epoch in which it diverged; its curve does not have that epoch.
+        last = [self._worst] if record.state == "diverged" and self._worst is not None else []
+        for epoch, value in enumerate([*record.curves.get(self.objective.name, []), *last], start=1):
+            self.report(number, epoch, value)
+        if record.state == "complete":
+            self.study.tell(trial, record.metrics[self.objective.name])
+        elif record.state == "diverged" and self._worst is not None:
+            self.study.tell(trial, self._worst)
+        else:
+            self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
+
+    def _build_sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return build_sampler(
+            self.sampler,
+            self.cell.space,
+            index=number - len(self.points),
+            num_startup=self.num_startup,
+            seed=derive_seed(self.seed, "sampler", self.cell.key, number) % 2**32,
+            sequence_seed=derive_seed(self.seed, "qmc", self.cell.key) % 2**32,
+        )

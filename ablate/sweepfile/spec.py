@@ -1,0 +1,178 @@
+"""A sweep file → a checked `SweepSpec`, or a SpecError with one line for every mistake."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+
+from ablate import registry
+from ablate.errors import Problem, SpecError, UsageError, shown
+from ablate.files import read_regular
+from ablate.metrics import Metric
+from ablate.registry import Value
+from ablate.sweepfile.checks import Levels, check_defined_once, read_axes, read_fixed, read_report
+from ablate.sweepfile.claims import read_claims
+from ablate.sweepfile.combinations import check_combinations
+from ablate.sweepfile.conditions import check_cycles, check_overlaps, check_values
+from ablate.sweepfile.definitions import Tune, read_tune
+from ablate.sweepfile.design import Components, expand
+from ablate.sweepfile.document import Document
+from ablate.sweepfile.feasibility import check_cells
+from ablate.sweepfile.merge import Merged, merge
+from ablate.sweepfile.model import Claim, ReportLayout, SweepSpec
+from ablate.sweepfile.positions import Findings
+from ablate.sweepfile.shape import NAME, SweepFile, check_shape
+from ablate.tasks.image_classification.config import METRICS
+
+MAX_BYTES = 1_000_000
+MAX_PROFILES = 100
+
+__all__ = ["ReportLayout", "SweepSpec", "load_spec", "resolved_yaml"]
+
+
+class _Parts(NamedTuple):
+    """A file read part by part."""
+
+    file: SweepFile
+    tree: dict[str, Any]
+    components: Components
+    fixed: dict[str, Value]
+    axes: dict[str, Levels]
+    tune: Tune
+    report: ReportLayout
+    claims: tuple[Claim, ...]
+
+
+def load_spec(path: Path, profile: str | None = None, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Read a sweep file, lay the profile and then the overrides (KEY=VALUE) over it, and check all of it.
+
+    The user's Python files of `imports` are run. Profiles that are not asked for are checked
+    up to what only whole cells can tell.
+
+    Raises:
+        SpecError: The file, the profile or an override holds mistakes; all that can be told apart are in it.
+    """
+    path = Path(path)
+    document = Document(_read_text(path), str(path))
+    if not isinstance(document.tree, dict):
+        found = "an empty file" if document.tree is None else shown(document.tree)
+        document.findings.at(document.positions.value(()), f"a sweep file must be a mapping, but got {found}")
+        document.findings.raise_all()
+    merged = merge(document, profile, overrides)
+    findings = merged.findings
+    file = check_shape(merged.tree, findings)
+    if file is None:
+        _check_other_profiles(document, merged, profile, None)
+        findings.raise_all()
+        raise SpecError(Problem("the file has a mistake that cannot be told apart", str(path)))
+    _load_imports(path, file, findings)
+    _check_other_profiles(document, merged, profile, file.imports)
+    return _check(file, merged, path, profile or "")
+
+
+def resolved_yaml(spec: SweepSpec) -> str:
+    """Return the merged file as YAML, without profiles; in the same folder it loads again to an equal spec."""
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 120
+    stream = io.StringIO()
+    yaml.dump(dict(spec.written), stream)
+    return stream.getvalue()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = read_regular(path, MAX_BYTES, "a sweep file")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SpecError(Problem(f"cannot read the sweep file: {reason}", str(path))) from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode("utf-8-sig", errors="replace")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        message = f"a sweep file must be UTF-8 text, but got the byte 0x{content[error.start]:02x}"
+        raise SpecError(Problem(message, str(path), line, column)) from None
+
+
+def _check_other_profiles(
+    document: Document, merged: Merged, chosen: str | None, imports: Sequence[str] | None
+) -> None:
+    """Add the mistakes that profiles which are not chosen bring; `imports` are those that are loaded."""
+    others = [name for name in merged.profiles or {} if name != chosen]
+    without = _mistakes(document, None, imports) if others else Findings(document.positions)
+    if len(merged.profiles or {}) > MAX_PROFILES:
+        place = document.positions.key(("profiles",))
+        return merged.findings.at(place, f"a sweep file has at most {MAX_PROFILES} profiles")
+    for name in merged.profiles or {}:
+        if not NAME.fullmatch(name):
+            message = f"a profile's name must be letters, digits and . _ + -, but got {shown(name)}"
+            merged.findings.at(document.positions.key(("profiles", name)), message)
+        if name in others:
+            brought = _mistakes(document, name, imports).without(without)
+            merged.findings.take(brought.marked(f"with --profile {name}: ", document.positions, ("profiles", name)))
+    return None
+
+
+def _mistakes(document: Document, profile: str | None, imports: Sequence[str] | None) -> Findings:
+    """Return the mistakes of a file with a profile and no overrides, up to what only whole cells can tell."""
+    merged = merge(document, profile)
+    file = check_shape(merged.tree, merged.findings, is_complete=False)
+    if file is not None and file.imports == imports and not merged.findings:
+        _read_parts(file, merged)
+    return merged.findings
+
+
+def _load_imports(path: Path, file: SweepFile, findings: Findings) -> None:
+    for index, name in enumerate(file.imports):
+        try:
+            registry.load_imports([path.parent / name])
+        except (UsageError, ValueError) as error:
+            findings.at_value(("imports", index), str(error))
+
+
+def _read_parts(file: SweepFile, merged: Merged) -> _Parts:
+    """Read what can be read part by part; add the mistakes to the findings."""
+    findings = merged.findings
+    file, tree, components = expand(file, merged.tree, findings)
+    fixed = read_fixed(file.fixed, findings)
+    axes = read_axes(file.axes, findings)
+    tune = read_tune(file.tune, findings)
+    check_defined_once(file.fixed, file.axes, file.tune, findings)
+    check_overlaps(tune, findings)
+    check_cycles(tune, findings)
+    written = tree.get("axes")
+    all_axes = written if isinstance(written, dict) else {}
+    report = read_report(file.report, all_axes, axes, findings)
+    claims = read_claims(file.claims, axes, report, _metric(report), findings) if not findings else ()
+    if not findings:
+        # What a parameter takes is known only in a file whose parts are all right.
+        check_values(tune, axes, fixed, findings)
+    return _Parts(file, tree, components, fixed, axes, tune, report, claims)
+
+
+def _metric(report: ReportLayout) -> Metric:
+    return next(metric for metric in METRICS if metric.name == report.metric)
+
+
+def _check(file: SweepFile, merged: Merged, path: Path, profile: str) -> SweepSpec:
+    findings = merged.findings
+    parts = _read_parts(file, merged)
+    findings.raise_all()
+    file = parts.file
+    spec = SweepSpec(
+        name=file.name, question=file.question, fixed=parts.fixed, axes=parts.axes,
+        tune={name: tuple(definition for _, definition in entries) for name, entries in parts.tune.items()},
+        budget=file.budget, confirm=file.confirm, report=parts.report, resources=file.resources, seed=file.seed,
+        imports=tuple(file.imports), claims=parts.claims, path=path, profile=profile, design=file.design or "",
+        components=parts.components, tree=parts.tree, written=merged.tree, positions=findings.positions,
+    )  # fmt: skip
+    check_cells(spec, parts.tune, findings)
+    if not findings:
+        check_combinations(spec, parts.tune, findings)
+    findings.raise_all()
+    return spec

@@ -1,0 +1,351 @@
+"""Training of one trial, an epoch at a time."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablate import registry
+from ablate.seeds import derive_seed
+from ablate.tasks.image_classification.config import TrialConfig
+from ablate.tasks.image_classification.data.dataset import Batch, Dataset, Images
+from ablate.tasks.image_classification.methods.diagnostics import MEASURES, Probe
+from ablate.tasks.image_classification.methods.modulation_base import RuledModulation
+from ablate.tasks.image_classification.methods.regularizers import Moment
+from ablate.tasks.image_classification.models.kernels import match_gains
+from ablate.tasks.image_classification.models.layers import Modulate, regularized_weights
+from ablate.tasks.image_classification.models.norms import batch_statistics
+from ablate.tasks.image_classification.training.lr_schedules import lr_at
+from ablate.tasks.image_classification.training.statistics import (
+    Statistics,
+    StatisticsSchedule,
+    estimate,
+    holding,
+    running_statistics,
+)
+
+CHECK_EVERY = 64
+EVAL_BATCH = 512
+MAX_PIXELS = 2**20
+"""Pixels of one batch from which statistics are estimated, if the training batch has no more: bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where a trial went wrong: `epoch` counts from 1, `step` from 0 over the whole training."""
+
+    epoch: int
+    step: int
+    layer: str
+    message: str
+
+
+@dataclass
+class Progress:
+    """What a trial has so far: everything but the weights. `curves` hold one number an epoch.
+
+    `layers` holds for each epoch what `Probe.measure` returns, if diagnostics are asked for.
+    """
+
+    epoch: int = 0
+    duration_s: float = 0.0
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    layers: list[Tensor] = field(default_factory=list)
+
+
+class Trainer:
+    """One net, its optimizer and its random streams.
+
+    All random numbers derive from `seed`: the initial weights, and for every epoch anew the order of the images and
+    the augmentation. So nothing random has to be saved, and the same seed gives the same numbers wherever an epoch
+    is run again.
+    """
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, seed: int, device: torch.device) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.seed = seed
+        self.device = device
+        self.progress = Progress()
+        self.steps_per_epoch = len(dataset.train.labels) // config.batch_size
+        if self.steps_per_epoch == 0:
+            raise ValueError(f"batch_size {config.batch_size} exceeds the {len(dataset.train.labels)} training images")
+        self.num_steps = self.steps_per_epoch * config.epochs
+        self.mean = dataset.mean.to(device).view(1, -1, 1, 1)
+        self.std = dataset.std.to(device).view(1, -1, 1, 1)
+        self.augment = config.row("augment").load()
+        self.layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+        self.net = self._build_net().to(device)
+        if self.layout == torch.channels_last:
+            self.net = self.net.to(memory_format=self.layout)
+        self.probe = Probe(self.net) if config.diagnostics == "epoch" else None
+        self.statistics = StatisticsSchedule(self.net, config)
+        self.found: dict[str, Statistics] = {}  # For the present weights, by row of `statistics`.
+        weights = regularized_weights(self.net)
+        self.regularizer = config.row("regularizer").load()(weights, config)
+        self.modulation = config.row("modulation").load()(config, self.net)
+        self.optimizer = self._build_optimizer(weights)
+
+    def _build_net(self) -> nn.Module:
+        config = self.config
+        net: nn.Module = config.row("model").load()(config, self.dataset.image_shape[0], self.dataset.num_classes)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "init"))
+        init = config.row("init").load()
+        for weight in regularized_weights(net):
+            init(weight, generator)
+        match_gains(net)
+        return net
+
+    def _build_optimizer(self, weights: list[Tensor]) -> torch.optim.Optimizer:
+        chosen = {id(weight) for weight in weights}
+        rest = [parameter for parameter in self.net.parameters() if id(parameter) not in chosen]
+        groups = [
+            {"params": weights, "weight_decay": self.regularizer.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        optimizer: torch.optim.Optimizer = self.config.row("optimizer").load()(groups, self.config)
+        return optimizer
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(parameter.numel() for parameter in self.net.parameters())
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is needed to go on from here, as tensors, numbers and strings only."""
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "modulation": self.modulation.state() if self.modulation is not None else {},
+            "epoch": self.progress.epoch,
+            "duration_s": self.progress.duration_s,
+            "curves": self.progress.curves,
+            "layers": self.progress.layers,
+            "measures": list(MEASURES),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            Exception: It is no state of this trial; the trainer is of no use then.
+        """
+        progress = Progress(state["epoch"], state["duration_s"], state["curves"], state.get("layers", []))
+        _check(progress, self.config.epochs)
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.modulation is not None:
+            self.modulation.load_state(state.get("modulation", {}))
+        self.progress = progress
+        self.found = {}
+
+    def run_epoch(self) -> Divergence | None:
+        """Train for one epoch and evaluate on the validation images; say where it diverged, if it did."""
+        started = time.perf_counter()
+        saved = copy.deepcopy(self.state())
+        self.found = {}
+        losses = torch.zeros(self.steps_per_epoch, device=self.device)
+        correct = torch.zeros((), device=self.device)
+        self.net.train()
+        bad, depth_curves = None, {}
+        for index, (images, labels) in enumerate(self.batches()):
+            loss, logits = self.step(images, labels, index)
+            losses[index] = loss
+            correct += (logits.argmax(1) == labels).sum()
+            if index % CHECK_EVERY == CHECK_EVERY - 1 or index == self.steps_per_epoch - 1:
+                bad = self._first_bad_step(losses[: index + 1])
+                if bad is not None:
+                    break
+        if bad is not None:
+            divergence = self._locate(saved, bad)
+            self.progress.duration_s += time.perf_counter() - started
+            return divergence
+        if self.probe is not None:
+            depth_curves = self._measure_layers(self.probe, images, labels, index)
+        self._make_precise()
+        num_seen = self.steps_per_epoch * self.config.batch_size
+        self.progress.epoch += 1
+        val_loss, val_accuracy = self.evaluate(self.dataset.val)
+        self._record(
+            train_loss=losses.mean().item(),
+            train_accuracy=correct.item() / num_seen,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            lr=self.optimizer.param_groups[0]["lr"],
+            **depth_curves,
+        )
+        self.progress.duration_s += time.perf_counter() - started
+        return None
+
+    def _measure_layers(self, probe: Probe, images: Tensor, labels: Tensor, index: int) -> dict[str, float]:
+        step = self.progress.epoch * self.steps_per_epoch + index
+        modulation = self.modulation if self._is_modulated(step) else None
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.progress.layers.append(probe.measure(self.forward, images, labels, lr, modulation))
+        return probe.depth_curves(self.progress.layers[-1], isinstance(self.modulation, RuledModulation))
+
+    def batches(self) -> Any:
+        """Yield (images, labels) of the present epoch: augmented, normalised, in the epoch's own order."""
+        epoch = self.progress.epoch
+        split = self.dataset.train
+        order_generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        augment_generator = torch.Generator().manual_seed(derive_seed(self.seed, "augment", epoch))
+        order = torch.randperm(len(split), generator=order_generator)
+        size = self.config.batch_size
+        order = order[: self.steps_per_epoch * size]
+        for images, labels in split.batches(order, size, self.augment, augment_generator):
+            yield self.normalise(images), labels
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Map uint8 images to floats with mean 0 and variance 1 over the training images."""
+        return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.layout)
+
+    def step(self, images: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """Do one step, the `index`-th of the epoch; return the loss before it, detached, and the logits."""
+        step = self.progress.epoch * self.steps_per_epoch + index
+        lr = lr_at(self.config, step, self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.statistics.at(step / self.num_steps)
+        modulation = self.modulation if self._is_modulated(step) else None
+        logits = self.forward(images, modulation.begin() if modulation is not None else None)
+        loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if modulation is not None:
+            modulation.after_backward()
+        moment = Moment(step=step, progress=step / self.num_steps, lr=lr)
+        self.regularizer.add_gradient(moment)
+        self.optimizer.step()
+        self.regularizer.after_step(moment)
+        return loss.detach(), logits.detach()
+
+    def forward(self, images: Tensor, modulate: Modulate | None = None) -> Tensor:
+        """Return the logits in float32, computed in the configuration's precision."""
+        if self.config.precision == "float32":
+            return self.net(images, modulate)  # type: ignore[no-any-return]
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            logits: Tensor = self.net(images, modulate)
+        return logits.float()
+
+    def _make_precise(self) -> None:
+        """After the last epoch, if asked for: precise statistics over the first batches of that epoch."""
+        num_batches = int(str(self.config.options.get("precise_batches", 0)))
+        if num_batches and self.progress.epoch == self.config.epochs - 1:
+            images = (images for images, _ in itertools.islice(self.batches(), num_batches))
+            found = estimate(self.net, images, self.forward)
+            for kept, new in zip(running_statistics(self.net), found, strict=True):
+                kept[0].copy_(new[0])
+                kept[1].copy_(new[1])
+
+    def statistics_of(self, name: str) -> Statistics:
+        """Return what a row of `statistics` gives every batch norm for the present weights."""
+        if name not in self.found:
+            row = registry.get("statistics", name)
+            self.found[name] = row.load()(self.net, self.config, self._draw, self.forward)
+        return self.found[name]
+
+    def _draw(self, num: int) -> Iterator[Tensor]:
+        """Yield `num` training images, or all, as in training: drawn anew for every epoch that has ended.
+
+        One batch has them all, unless that is more than MAX_PIXELS and than a batch of training.
+        """
+        split, epoch = self.dataset.train, self.progress.epoch
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "statistics", epoch))
+        num = min(num, len(split))
+        _, height, width = self.dataset.image_shape
+        size = min(num, max(self.config.batch_size, MAX_PIXELS // (height * width)))
+        order = torch.randperm(len(split), generator=generator)[: num // size * size]
+        for images, _ in split.batches(order, size, self.augment, generator):
+            yield self.normalise(images)
+
+    def _is_modulated(self, step: int) -> bool:
+        return self.modulation is not None and self.modulation.acts(step, self.num_steps)
+
+    def _first_bad_step(self, losses: Tensor) -> int | None:
+        bad = ~torch.isfinite(losses) | (losses > self.config.max_loss)
+        if bool(bad.any()):
+            return int(bad.int().argmax())
+        norms = torch.stack(torch._foreach_norm(list(self.net.parameters())))
+        return None if bool(torch.isfinite(norms).all()) else len(losses) - 1
+
+    def _locate(self, saved: dict[str, Any], index: int) -> Divergence:
+        from ablate.tasks.image_classification.training.divergence import first_offence
+
+        self.load_state(saved)
+        index, layer, message = first_offence(self, index)
+        step = self.progress.epoch * self.steps_per_epoch + index
+        return Divergence(self.progress.epoch + 1, step, layer, message)
+
+    @torch.no_grad()
+    def evaluate(self, split: Images, statistics: str = "") -> tuple[float, float]:
+        """Return (mean loss, accuracy in [0, 1]) over a split.
+
+        Batch norm uses what a row of `statistics` gives, by default that of the configuration, or those of each "batch"
+        of `batch_size` images. The last batch may be smaller; a single image that is left over, which has no
+        statistics where the last stage is 1×1, joins the batch before it. The net keeps its running statistics.
+        """
+        self.net.eval()
+        if statistics == "batch":
+            with batch_statistics(self.net):
+                return self._measure(split, _without_single(split.in_order(self.config.batch_size)))
+        with holding(self.net, self.statistics_of(statistics or self.config.statistics)):
+            return self._measure(split, split.in_order(EVAL_BATCH))
+
+    def evaluated_net(self) -> dict[str, Tensor]:
+        """Return weights and buffers as they are evaluated."""
+        with holding(self.net, self.statistics_of(self.config.statistics)):
+            return dict(self.net.state_dict())
+
+    def _measure(self, split: Images, batches: Iterable[Batch]) -> tuple[float, float]:
+        loss = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device)
+        for images, labels in batches:
+            logits = self.forward(self.normalise(images))
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(1) == labels).sum()
+        return loss.item() / len(split.labels), correct.item() / len(split.labels)
+
+    def _record(self, **numbers: float) -> None:
+        for name, number in numbers.items():
+            self.progress.curves.setdefault(name, []).append(float(number))
+
+
+def _without_single(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches; one of a single image is added to the batch before it."""
+    held: Batch | None = None
+    for images, labels in batches:
+        if held is not None and len(labels) == 1:
+            images, labels = torch.cat([held[0], images]), torch.cat([held[1], labels])
+        elif held is not None:
+            yield held
+        held = images, labels
+    if held is not None:
+        yield held
+
+
+def _check(progress: Progress, num_epochs: int) -> None:
+    """Raise a ValueError where this is not how far a trial of so many epochs can be."""
+    epoch, curves = progress.epoch, progress.curves
+    is_right = (
+        isinstance(epoch, int)
+        and 0 <= epoch <= num_epochs
+        and isinstance(progress.duration_s, float)
+        and isinstance(curves, dict)
+        and ("val_accuracy" in curves or epoch == 0)
+        and all(isinstance(curve, list) and len(curve) == epoch for curve in curves.values())
+        and all(isinstance(number, float) for curve in curves.values() for number in curve)
+        and isinstance(progress.layers, list)
+        and len(progress.layers) in (0, epoch)
+        and all(isinstance(table, Tensor) for table in progress.layers)
+    )
+    if not is_right:
+        raise ValueError("its epoch, its curves and its tables of layers do not fit together")
