@@ -164,12 +164,11 @@ def sweep(
 
     from ablate.run.launch.access import check_address
     from ablate.run.plan import make_plan
-    from ablate.tasks.image_classification.training.device import choose_device
 
     check_address(address)
-    if address == "local":  # A cluster's head may have no GPU while its nodes have.
-        choose_device(device)
     plan = make_plan(file, profile, overrides, out)
+    if address == "local":  # A cluster's head may have no GPU while its nodes have.
+        plan.spec.task.device_name(device)
     console = Console()
     for line in plan.lines():
         _say(line)
@@ -402,8 +401,9 @@ def reproduce(
 def schema() -> None:
     """Print the JSON Schema of sweep files, for editors."""
     from ablate.sweepfile.schema import json_schema
+    from ablate.tasks import catalog
 
-    click.echo(json.dumps(json_schema(), indent=1))
+    click.echo(json.dumps(json_schema(catalog.get(catalog.DEFAULT)), indent=1))
 
 
 def find_sweep(sweep: str | None, out: Place) -> str:

@@ -51,6 +51,11 @@ class Metric:
         return self.high if self.direction == "max" else self.low
 
     @property
+    def worst(self) -> float | None:
+        """The worst value there is; None where there is no bound."""
+        return self.low if self.direction == "max" else self.high
+
+    @property
     def scale(self) -> float:
         """The factor from a value to what is printed."""
         return 100.0 if self.unit == "percent" else 1.0

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from ablate.store.declaration import MLFLOW_RUNS, Declaration, DeclaredCell, DeclaredClaim, Proposal, SweepFolder
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
 from ablate.tasks.image_classification.methods.diagnostics import MEASURES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -45,10 +45,9 @@ def trivial_trial(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from ablate.registry import KINDS
     from ablate.run.launch.trainable import MAILBOX
 
-    task = dict(config["tasks"][0])
+    task = dict(config["requests"][0])
     value = float(torch.tensor(task["settings"]["lr"]))
     mailbox, name = ray.get_actor(MAILBOX), tune.get_context().get_trial_id()
     num_epochs = 0
@@ -59,7 +58,7 @@ def trivial_trial(config: dict[str, Any]) -> None:
             break
     is_complete = num_epochs == NUM_REPORTS
     record = {
-        **task, "state": "complete" if is_complete else "pruned", "rows": dict.fromkeys(KINDS, ""),
+        **task, "state": "complete" if is_complete else "pruned", "rows": {},
         "metrics": {"val_accuracy": value} if is_complete else {}, "num_epochs": num_epochs,
         "curves": {"val_accuracy": [value * epoch for epoch in range(1, num_epochs + 1)]},
     }  # fmt: skip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ablate import registry
-from ablate.registry import KINDS, Parameter
-from ablate.tasks.image_classification.config import CORE
+from ablate.tasks import registry
+from ablate.tasks.image_classification.config import CORE, KINDS
+from ablate.tasks.registry import Parameter
 
 FILE = Path(__file__).with_name("parameters.md")
 HEADER = """# Parameters

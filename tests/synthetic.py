@@ -11,7 +11,8 @@ from typing import Any
 
 from ablate.metrics import Metric
 from ablate.store.declaration import Declaration, DeclaredCell, Proposal, SweepFolder
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
 from ablate.tasks.image_classification.config import OBJECTIVE, measured
 
 DEPTHS = ("20", "56", "110")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ablate import registry
+from ablate.tasks import registry
 from ablate.tasks.image_classification.data.augment import crop_flip, identity
 
 

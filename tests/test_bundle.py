@@ -34,7 +34,8 @@ from ablate.errors import UsageError
 from ablate.places import to_place
 from ablate.storage import locked
 from ablate.store.declaration import Proposal, SweepFolder, collect
-from ablate.store.ledger import SCHEMA_VERSION, Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import SCHEMA_VERSION, TrialRecord
 
 SWEEP = "depth_ablation@smoke"
 AXES = {"depth": ["20", "56"], "arm": ["plain", "residual"]}
@@ -703,7 +704,7 @@ def test_newer_files_within_a_bundle_are_refused(small, tmp_path):
 
     content = small.read_bytes()
     for change, text in (
-        (declared_later, f"cannot read {SWEEP}/declaration.json: its schema version 99 is newer than 3, which"),
+        (declared_later, f"cannot read {SWEEP}/declaration.json: its schema version 99 is newer than 4, which"),
         (recorded_later, f"parquet: its schema version {SCHEMA_VERSION + 1} is newer than {SCHEMA_VERSION}, which"),
     ):
         small.write_bytes(content)

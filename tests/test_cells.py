@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from ablate import registry
 from ablate.sweepfile.cells import build_cells
 from ablate.sweepfile.spec import load_spec
-from ablate.tasks.image_classification.config import ConfigError
+from ablate.tasks import registry
+from ablate.tasks.parameters import ConfigError
 
 TEXT = """\
 name: s
@@ -51,7 +51,7 @@ def test_cells_are_the_product_of_the_axes_in_file_order(cells):
 def test_a_sweep_without_axes_is_one_cell(cells):
     (cell,) = cells("name: s\nbudget: {trials_per_cell: 1}\n")
     assert (cell.levels, cell.name, cell.space.tuned) == ({}, "", [])
-    assert cell.config({}).depth == 20
+    assert cell.config({})["depth"] == 20
 
 
 def test_arm_overrides_fixed(cells):
@@ -70,9 +70,8 @@ def test_settings_hold_all_that_is_not_tuned(cells):
 def test_config_merges_and_checks(cells):
     plain = cells()[0]
     config = plain.config({"optimizer": "adam", "lr": 0.5, "weight_decay": 1e-3})
-    assert (config.optimizer, config.lr, config.epochs) == ("adam", 0.5, 2)
-    assert config.options["weight_decay"] == 1e-3
-    assert "momentum" not in config.options
+    assert (config["optimizer"], config["lr"], config["epochs"], config["weight_decay"]) == ("adam", 0.5, 2, 1e-3)
+    assert "momentum" not in config
     with pytest.raises(ConfigError, match="lr must be a number > 0, but got -1"):
         plain.config({"lr": -1})
 

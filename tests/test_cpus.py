@@ -119,7 +119,7 @@ def test_a_real_quota_limits_jobs_decoders_and_rays_cpus(tmp_path):
         "from pathlib import Path\n"
         "from types import SimpleNamespace\n"
         "from ablate.tasks.image_classification.data.image_folder import num_workers\n"
-        "from ablate.run.launch import run\n"
+        "from ablate.run.launch import tuner as run\n"
         "from ablate.run.plan import default_jobs, make_plan\n"
         f"plan = make_plan(Path('search_spaces/depth_ablation.yaml'), None, [], Path('{tmp_path}'))\n"
         "run.private_cluster = lambda num_cpus: num_cpus\n"

@@ -20,9 +20,9 @@ import torchvision.datasets
 from PIL import Image
 
 import ablate
-from ablate import registry
 from ablate.errors import DataError
 from ablate.seeds import derive_seed
+from ablate.tasks import registry
 from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data import cifar, fashion_mnist, prepare
 from ablate.tasks.image_classification.data.augment import crop_flip

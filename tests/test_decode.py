@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from images import png16, tiff
 from PIL import Image
 
-from ablate import registry
 from ablate.commands import main
 from ablate.errors import DataError
+from ablate.tasks import registry
 from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data import cifar, soundness
 from ablate.tasks.image_classification.data.decode import to_rgb

@@ -11,25 +11,28 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from packs import packed
 from synthetic import Synthetic
 from torch import nn
 
 from ablate.errors import LedgerError
 from ablate.report.build import build_report
 from ablate.report.drawing import render_pages
-from ablate.report.heatmaps import DEPTH_CURVES, HEAT_MAPS, _colours, grid_of, heat_maps
+from ablate.report.heatmaps import _colours, grid_of, heat_maps
 from ablate.run.checkpoints import Checkpoints
-from ablate.run.pack import Pack
+from ablate.run.pack import Request
 from ablate.store.declaration import SweepFolder, collect
 from ablate.store.ledger import LAYERS_SCHEMA_VERSION, Ledger
-from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.config import resolve
+from ablate.tasks.image_classification.figures import DEPTH_CURVES, HEAT_MAPS
 from ablate.tasks.image_classification.methods import inits
 from ablate.tasks.image_classification.methods.diagnostics import MEASURES, Probe
 from ablate.tasks.image_classification.methods.kernel_measures import kernel_measures
 from ablate.tasks.image_classification.models.kernels import kernel
+from ablate.tasks.image_classification.task import TASK
 from ablate.tasks.image_classification.training.statistics import estimate, holding
-from ablate.tasks.image_classification.training.trainer import Trainer
-from ablate.tasks.request import Task
+from ablate.tasks.image_classification.training.trainer import Trainer, written
+from ablate.tasks.parameters import ConfigError
 
 CPU = torch.device("cpu")
 BASE = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 2, "lr": 0.05}
@@ -48,9 +51,9 @@ VARIANTS = [
 def train(dataset, checkpoints=None, report=None, **settings):
     config = resolve({**BASE, **settings})
     settings = json.loads(json.dumps(config.settings()))
-    task = Task(key="k", fingerprint="f", seed=1, phase="confirm", settings=settings, data_digest="d")
-    pack = Pack([task], dataset, CPU, checkpoints)
-    return (pack.train(report) if report else pack.train())[0]
+    task = Request(key="k", fingerprint="f", seed=1, phase="confirm", settings=settings, data_digest="d")
+    pack = packed([task], dataset, CPU, checkpoints)
+    return (pack.run(report) if report else pack.run())[0]
 
 
 def trainer(dataset, **settings) -> Trainer:
@@ -249,7 +252,7 @@ def test_a_checkpoint_with_other_measures_starts_over(tiny_dataset, tmp_path, mo
     state = one.state()
     state["layers"] = [layers[:-1] for layers in state["layers"]]
     state["measures"] = state["measures"][:-1]
-    Checkpoints(tmp_path).save("k", state)
+    Checkpoints(tmp_path).save("k", written(state))
     resumed = train(tiny_dataset, Checkpoints(tmp_path), epochs=3, diagnostics="epoch")
     assert resumed.state == "complete", resumed.message
     assert str(resumed.layers) == str(whole.layers)
@@ -404,7 +407,7 @@ def test_the_report_has_heat_maps_where_there_are_tables_of_layers(record, tmp_p
     folder = SweepFolder(tmp_path, "depth_ablation@smoke")
     declaration, ledger = folder.read_declaration(), Ledger(tmp_path)
     cells = collect(declaration, folder.read_proposals(), ledger)
-    assert heat_maps(cells, ledger) == {}
+    assert heat_maps(TASK, cells, ledger) == {}
     for trials in cells:
         confirmed = trials.confirm[1][1]
         ledger.path(confirmed.key).unlink()
@@ -419,14 +422,14 @@ def test_the_report_has_heat_maps_where_there_are_tables_of_layers(record, tmp_p
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Orthogonality defect minus its floor, by layer over training, one confirm seed a cell." in page
     assert "Errors over depth after each epoch, one confirm seed a cell." in page
-    figure = heat_maps(cells, ledger)["layers_defect"][1]
+    figure = heat_maps(TASK, cells, ledger)["layers_defect"][1]
     panels = figure.axes[0]
     assert len(panels.images) == 2
     words = [text.get_text() for text in panels.texts]
     assert [word for word in words if "arm" in word] == ["depth=20, arm=residual", "depth=20, arm=plain"]
     # From 1 to the number of layers, and of epochs.
     assert (words.count("1"), words.count("8"), words.count("2")) == (4, 2, 2)
-    once, twice = (render_pages([heat_maps(cells, ledger)["layers_defect"][1]])[0][0] for _ in range(2))
+    once, twice = (render_pages([heat_maps(TASK, cells, ledger)["layers_defect"][1]])[0][0] for _ in range(2))
     assert once == twice == (tmp_path / "report" / "figures" / "layers_defect.svg").read_bytes()
 
 
@@ -447,7 +450,7 @@ def test_the_page_of_the_nets_has_every_measure_in_the_words_of_the_code():
     page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
     cells = {name: summary.replace("|", r"\|") for name, summary in MEASURES.items()}
     assert [name for name, summary in cells.items() if f"| `{name}` | {summary} |" not in page] == []
-    assert [name for name in DEPTH_CURVES if f"| `{name}` |" not in page] == []
+    assert [curve.name for curve in DEPTH_CURVES if f"| `{curve.name}` |" not in page] == []
 
 
 def test_colours_of_factors_are_symmetric_about_one(record, tmp_path):

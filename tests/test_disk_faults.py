@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packs import packed, starts_over
 from services import fill, small_disk
 from test_mirror import make_cells, mirrored, read_runs
 from test_schedule import Sweep
@@ -20,6 +21,7 @@ from ablate.search.journal import Journal
 from ablate.storage import append_line, cause, write_atomically
 from ablate.store.declaration import SweepFolder, sweeps
 from ablate.store.ledger import Ledger
+from ablate.tasks.image_classification.training.trainer import written
 
 OPTIONS = ("--set", "budget.trials_per_cell=4", "--set", "confirm.seeds=1", "--set", "fixed.epochs=2", "--jobs", "1")
 NUM_TRIALS = 10
@@ -172,42 +174,41 @@ def test_an_unreadable_file_in_a_read_only_ledger_stops_no_reader(tmp_path, monk
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
-def test_a_checkpoint_that_is_cut_off_counts_as_none(tmp_path, caplog, part):
+def test_a_checkpoint_that_is_cut_off_counts_as_none(tmp_path, tiny_dataset, caplog, part):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save("key", {"net": torch.arange(10_000)})
+    checkpoints.save("key", written({"net": torch.arange(10_000)}))
     whole = checkpoints.path("key").read_bytes()
     checkpoints.path("key").write_bytes(whole[: int(part * len(whole))])
-    assert checkpoints.load("key", torch.device("cpu")) is None
+    starts_over(tmp_path, tiny_dataset, "key")
     assert "the checkpoint key.pt cannot be read, so its trial starts over" in caplog.text
 
 
 def test_a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save("key", {"epoch": torch.tensor(1)})
+    checkpoints.save("key", b"first")
     child = os.fork()
     if child == 0:
         ablate.storage.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         try:
-            checkpoints.save("key", {"epoch": torch.tensor(2)})
+            checkpoints.save("key", b"second")
         finally:
             os._exit(3)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    state = checkpoints.load("key", torch.device("cpu"))
-    assert state == {"epoch": torch.tensor(1)}
+    assert checkpoints.load("key") == b"first"
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_no_trial(tmp_path, tiny_dataset, monkeypatch, caplog):
     from ablate.run import pack
+    from ablate.run.pack import Request
     from ablate.tasks.image_classification.config import resolve
-    from ablate.tasks.request import Task
 
     settings = resolve({"dataset": "digits", "depth": 8, "width": 2, "epochs": 2, "batch_size": 32}).settings()
-    task = Task(key="key", fingerprint="f", seed=0, phase="tune", settings=settings, data_digest=tiny_dataset.digest)
+    task = Request(key="key", fingerprint="f", seed=0, phase="tune", settings=settings, data_digest=tiny_dataset.digest)
     monkeypatch.setattr(pack, "CHECKPOINT_EVERY_S", 0.0)
     monkeypatch.setattr(
         "ablate.run.checkpoints.write_atomically", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
-    (record,) = pack.Pack([task], tiny_dataset, torch.device("cpu"), Checkpoints(tmp_path)).train()
+    (record,) = packed([task], tiny_dataset, torch.device("cpu"), Checkpoints(tmp_path)).run()
     assert record.state == "complete", record.message
     assert "no checkpoint of the trial key" in caplog.text
 

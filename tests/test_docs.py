@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate import registry
+from ablate.tasks import registry
 from ablate.tasks.image_classification import rows
 from ablate.tasks.image_classification.config import CORE
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
+from packs import starts_over
 from scipy.stats import ttest_1samp
 from synthetic import Synthetic
 from test_schedule import FILE, Sweep
@@ -21,11 +21,11 @@ from ablate.report.links import read_links
 from ablate.run.checkpoints import Checkpoints
 from ablate.run.detectable import detectable_sd, paired_sd, seeds_for_sign_flips
 from ablate.run.estimate import _read
-from ablate.run.schedule import PackAssignment
+from ablate.run.schedule import PackAssignment, _request
 from ablate.store.declaration import MLFLOW_RUNS
+from ablate.tasks.base import Cost
 from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data.prepare import load, prepare
-from ablate.tasks.image_classification.training.timing import Probe
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def test_a_probe_times_each_distinct_net_once_and_is_kept_for_next_time(folder, 
 
     def probe(config, dataset, device):
         asked.append((config.depth, config.shortcut))
-        return Probe(epoch_s=2.0 if config.depth == 14 else 1.0, memory_mib=300.0, state_mib=0.5)
+        return Cost(epoch_s=2.0 if config.depth == 14 else 1.0, memory_mib=300.0, state_mib=0.5)
 
-    monkeypatch.setattr("ablate.tasks.image_classification.training.timing.probe", probe)
+    monkeypatch.setattr("ablate.tasks.image_classification.training.timing.time_epoch", probe)
     for _ in range(2):
         content = json.loads(invoke("--json", "--jobs", "2", "--device", "cpu"))["estimate"]
         assert sorted(asked) == [(8, "identity"), (8, "none"), (14, "identity"), (14, "none")]
@@ -88,8 +88,8 @@ def test_a_probe_times_each_distinct_net_once_and_is_kept_for_next_time(folder, 
 
 def test_the_time_is_that_of_the_longest_chain_and_of_all_that_runs(folder, monkeypatch):
     monkeypatch.setattr(
-        "ablate.tasks.image_classification.training.timing.probe",
-        lambda *_: Probe(epoch_s=1.0, memory_mib=300.0, state_mib=0.5),
+        "ablate.tasks.image_classification.training.timing.time_epoch",
+        lambda *_: Cost(epoch_s=1.0, memory_mib=300.0, state_mib=0.5),
     )
 
     def time_of(*arguments: str) -> dict[str, float]:
@@ -108,15 +108,15 @@ def test_the_time_is_that_of_the_longest_chain_and_of_all_that_runs(folder, monk
 def test_what_is_left_counts_what_each_cell_has(folder, monkeypatch):
     seconds = {8: 1.0, 14: 5.0}
     monkeypatch.setattr(
-        "ablate.tasks.image_classification.training.timing.probe",
-        lambda config, *_: Probe(seconds[config.depth], 300.0, 0.5),
+        "ablate.tasks.image_classification.training.timing.time_epoch",
+        lambda config, *_: Cost(seconds[config.depth], 300.0, 0.5),
     )
     sweep = Sweep(folder)
     for run in sweep.schedule.cells[2:]:  # those of depth 14
         while (proposal := sweep.schedule._next_proposal(run)) is not None:
             run.running.add(proposal.key)
             index = sweep.schedule.cells.index(run)
-            sweep.finish(PackAssignment(index, [sweep.schedule._task(run, proposal)], [proposal]))
+            sweep.finish(PackAssignment(index, [_request(run, proposal)], [proposal]))
     time = json.loads(invoke("--json", "--device", "cpu", "--jobs", "1"))["estimate"]["time"]
     assert time["left_s"] == 2 * 10 * 9 * 1.0
 
@@ -211,7 +211,7 @@ def test_a_damaged_declaration_is_kept_aside_and_the_sweep_goes_on(folder, caplo
     file.write_text('{"schema_version": 99}')
     done = CliRunner().invoke(main, ["plan", "small.yaml", "--no-probe"])
     assert done.exit_code == 1
-    assert done.stderr.startswith("cannot read runs/small/declaration.json: its schema version 99 is newer than 3, ")
+    assert done.stderr.startswith("cannot read runs/small/declaration.json: its schema version 99 is newer than 4, ")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_damaged_declaration_is_kept_aside_and_the_sweep_goes_on(folder, caplo
         os.mkdir,
     ],
 )
-def test_odd_files_of_what_can_be_made_again_are_a_line_each(tmp_path, caplog, make):
+def test_odd_files_of_what_can_be_made_again_are_a_line_each(tmp_path, tiny_dataset, caplog, make):
     make(tmp_path / "probes.json")
     assert _read(tmp_path / "probes.json") == {}
     declaration = Synthetic(tmp_path).declaration()
@@ -234,7 +234,7 @@ def test_odd_files_of_what_can_be_made_again_are_a_line_each(tmp_path, caplog, m
     assert read_links(tmp_path, declaration, "http://127.0.0.1:5000") == {}
     checkpoints = Checkpoints(tmp_path)
     make(checkpoints.path("key"))
-    assert checkpoints.load("key", torch.device("cpu")) is None
+    starts_over(tmp_path, tiny_dataset, "key")
     make(tmp_path / "data.pt")
     with pytest.raises(DataError, match="cannot read the prepared data"):
         load(tmp_path / "data.pt")

@@ -8,10 +8,11 @@ import math
 import pytest
 import torch
 
-from ablate.registry import KINDS, names
-from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.config import KINDS, resolve
 from ablate.tasks.image_classification.data.dataset import Dataset, Split
 from ablate.tasks.image_classification.training.trainer import Trainer
+from ablate.tasks.parameters import ConfigError
+from ablate.tasks.registry import names
 
 SMALL = {"depth": 8, "width": 2}
 LARGE = {"depth": 18, "width": 2, "dataset": "image_folder", "image_size": 64}

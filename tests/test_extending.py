@@ -8,13 +8,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ablate import registry
 from ablate.commands import main
 from ablate.errors import UsageError
 from ablate.run.plan import make_plan
 from ablate.sweepfile.spec import SpecError
-from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks import registry
+from ablate.tasks.image_classification.config import KINDS, resolve
 from ablate.tasks.image_classification.training.trainer import Trainer
+from ablate.tasks.parameters import ConfigError
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 (CODE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -25,7 +26,7 @@ SWEEP = "name: mine\n" + YAML + "axes: {depth: [8]}\nbudget: {trials_per_cell: 2
 
 @pytest.fixture(autouse=True)
 def rows_of_before(monkeypatch):
-    for kind in registry.KINDS:
+    for kind in KINDS:
         monkeypatch.setitem(registry._rows, kind, dict(registry._rows[kind]))
     monkeypatch.setattr(registry, "_imported", {})
 
@@ -55,7 +56,7 @@ def test_every_row_of_the_page_changes_what_is_trained_and_repeats(tiny_dataset,
     changed = weights(**settings)
     assert torch.isfinite(changed).all()
     assert torch.equal(changed, weights(**settings))
-    own = [name for name in settings if name in registry.KINDS]
+    own = [name for name in settings if name in KINDS]
     assert not torch.allclose(changed, weights(**{n: v for n, v in settings.items() if n not in (*own, "sparsity")}))
 
 
@@ -73,7 +74,7 @@ def test_the_hash_of_the_file_is_in_the_fingerprint_of_what_uses_it_and_of_nothi
     registry.load_imports([file])
     first = resolve({"regularizer": "sparse"}).fingerprint("d")
     assert resolve({}).fingerprint("d") == plain
-    for kind in registry.KINDS:
+    for kind in KINDS:
         registry._rows[kind] = {name: row for name, row in registry._rows[kind].items() if not row.origin}
     other = tmp_path / "other.py"
     other.write_text(CODE + "# One comment more.\n")

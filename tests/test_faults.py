@@ -17,7 +17,8 @@ from ray_nodes import RayNodes
 from test_sweep import command, run, wait_for
 
 from ablate.store.declaration import SweepFolder
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
 
 pytestmark = pytest.mark.slow
 KILL_AT = range(13, 19)  # in the fourth or fifth of six epochs

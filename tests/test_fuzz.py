@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from ablate.registry import KINDS, names
 from ablate.run import plan as plan_module
 from ablate.run.estimate import estimate, lines
 from ablate.run.plan import make_plan
 from ablate.sweepfile.merge import SECTIONS, WHOLE
 from ablate.sweepfile.spec import load_spec
-from ablate.tasks.image_classification.config import parameters
+from ablate.tasks.image_classification.config import KINDS, PARAMETERS
 from ablate.tasks.image_classification.data.prepare import PreparedData
+from ablate.tasks.registry import names
 
 ROOT = Path(__file__).parent.parent
 SMALL = """\
@@ -70,7 +70,7 @@ TINY = "name: tiny\nbudget: {trials_per_cell: 2}\n"
 TREES = [YAML(typ="safe", pure=True).load(text) for text in (SMALL, DESIGN, TINY)]
 OURS = [YAML(typ="safe", pure=True).load(file) for file in sorted((ROOT / "search_spaces").glob("*.yaml"))]
 TEXTS = [text.encode() for text in (SMALL, DESIGN, TINY)]
-KNOWN = st.sampled_from([*parameters(), *SECTIONS, *WHOLE, "profiles"])
+KNOWN = st.sampled_from([*PARAMETERS.all(), *SECTIONS, *WHOLE, "profiles"])
 
 
 ROWS = st.sampled_from([name for kind in KINDS for name in names(kind)])
@@ -91,7 +91,7 @@ PLAUSIBLE = st.one_of(
 SETTINGS = st.one_of(
     *[
         st.tuples(st.just(parameter.name), st.sampled_from([*parameter.allowed()] or [0, 1, 2, 8, 20, 0.5, [0, 1]]))
-        for parameter in parameters().values()
+        for parameter in PARAMETERS.all().values()
     ]
 )
 

@@ -20,7 +20,8 @@ from synthetic import Synthetic
 from ablate.report import build
 from ablate.report.summary import status, status_lines
 from ablate.store.declaration import MLFLOW_RUNS, SweepFolder, collect
-from ablate.store.ledger import SCHEMA, Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import SCHEMA, TrialRecord
 
 SWEEP = "depth_ablation@smoke"
 

@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from packs import packed
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
 
 from ablate.errors import DataError
-from ablate.run.pack import Pack
-from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.run.pack import Request
+from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data import image_folder
 from ablate.tasks.image_classification.data.augment import (
     RATIO,
@@ -27,7 +28,7 @@ from ablate.tasks.image_classification.data.augment import (
 from ablate.tasks.image_classification.data.folders import DataFolders
 from ablate.tasks.image_classification.data.prepare import load, prepare
 from ablate.tasks.image_classification.training.trainer import Trainer
-from ablate.tasks.request import Task
+from ablate.tasks.parameters import ConfigError
 
 CPU = torch.device("cpu")
 CLASSES = ("n01440764", "n02102040", "n03000684")
@@ -163,17 +164,17 @@ def test_images_in_memory_can_be_cropped_at_random_too(tiny_dataset):
 @pytest.mark.parametrize("augment", ["none", "crop_flip", "resized_crop_flip"])
 def test_an_imagenet_net_learns_from_files_and_repeats(data, monkeypatch, augment):
     config = resolve({**IMAGENET, "augment": augment, "epochs": 6 if augment == "none" else 1})
-    task = Task(
+    task = Request(
         key="k", fingerprint="f", seed=1, phase="confirm", settings=config.settings(), data_digest=data.digest
     )  # fmt: skip
-    (first,) = Pack([task], data, CPU).train()
+    (first,) = packed([task], data, CPU).run()
     assert first.state == "complete", first.message
     assert all(math.isfinite(number) for curve in first.curves.values() for number in curve)
     if augment == "none":
         assert first.metrics["test_accuracy"] > 0.6
         return
     monkeypatch.setenv("ABLATE_LOADER_WORKERS", "2")
-    (second,) = Pack([task], data, CPU).train()
+    (second,) = packed([task], data, CPU).run()
     assert (second.weights_digest, second.metrics) == (first.weights_digest, first.metrics)
 
 
@@ -273,8 +274,8 @@ def test_an_image_for_which_there_is_no_memory_is_not_called_damaged(data, monke
 
     monkeypatch.setattr(image_folder.Image, "open", decode)
     monkeypatch.setenv("ABLATE_LOADER_WORKERS", workers)
-    task = Task(
+    task = Request(
         key="k", fingerprint="f", seed=1, phase="tune", settings=resolve(IMAGENET).settings(), data_digest=data.digest
     )  # fmt: skip
-    (record,) = Pack([task], data, CPU).train()
+    (record,) = packed([task], data, CPU).run()
     assert (record.state, record.reason) == ("failed", "out_of_memory"), record.message

@@ -13,7 +13,6 @@ from PIL import Image
 from synthetic import Synthetic, accuracy
 from test_data import encoded, idx_bytes, write_parquet
 
-from ablate import registry
 from ablate.commands import main
 from ablate.errors import DamagedError, DataError
 from ablate.report.build import build_report
@@ -21,6 +20,7 @@ from ablate.report.combine import combine
 from ablate.report.inference import estimate
 from ablate.store.declaration import SweepFolder, collect
 from ablate.store.ledger import Ledger
+from ablate.tasks import registry
 from ablate.tasks.image_classification.config import measured, resolve
 from ablate.tasks.image_classification.data import fashion_mnist
 from ablate.tasks.image_classification.data.dataset import RawImages, Split

@@ -18,8 +18,10 @@ from ablate.commands import main
 from ablate.errors import LedgerError, UsageError
 from ablate.storage import append_line, is_locked, locked, read_lines, write_atomically
 from ablate.store.declaration import Proposal, SweepFolder, collect, sweeps
-from ablate.store.ledger import SCHEMA, SCHEMA_VERSION, Ledger, TrialRecord
-from ablate.tasks.image_classification.config import fingerprint, trial_key
+from ablate.store.ledger import Ledger
+from ablate.store.record import SCHEMA, SCHEMA_VERSION, TrialRecord
+from ablate.tasks.image_classification.config import fingerprint
+from ablate.tasks.parameters import trial_key
 
 RECORD = TrialRecord(
     key="ab12-01",

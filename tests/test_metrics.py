@@ -20,7 +20,8 @@ from ablate.report.summary import status, status_lines
 from ablate.run.plan import make_plan
 from ablate.search.cell_search import CellSearch, new_storage
 from ablate.store.declaration import CellTrials, DeclaredClaim, Proposal, SweepFolder, collect
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
 from ablate.sweepfile.spec import load_spec
 from ablate.tasks.image_classification.config import METRICS
 from ablate.tracking.content import cell_metrics, cell_note

@@ -23,7 +23,7 @@ import pytest
 from mlflow.exceptions import MlflowException, RestException
 
 from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 from ablate.tasks.image_classification.config import OBJECTIVE, measured
 from ablate.tracking import content
 from ablate.tracking.mirror import Mirror

@@ -7,13 +7,14 @@ import torchvision.models
 
 from ablate.errors import SpecError
 from ablate.run.plan import make_plan
-from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.methods.modulation import anchor
 from ablate.tasks.image_classification.models.cifar import CifarNet
 from ablate.tasks.image_classification.models.imagenet import BASIC, BOTTLENECK, ImageNetNet
 from ablate.tasks.image_classification.models.layers import ConvBN
 from ablate.tasks.image_classification.models.norms import NONE
 from ablate.tasks.image_classification.rows import IMAGENET_DEPTHS
+from ablate.tasks.parameters import ConfigError
 
 
 def count(**settings) -> int:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.methods.modulation_rule import Rule
 from ablate.tasks.image_classification.models.cifar import CifarNet, regularized_weights
+from ablate.tasks.parameters import ConfigError
 
 
 def generator(seed: int = 0) -> torch.Generator:

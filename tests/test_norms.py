@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from packs import packed, tensors
 from torch import nn
 
-from ablate.registry import names
 from ablate.run.checkpoints import Checkpoints
-from ablate.run.pack import Pack
-from ablate.tasks.image_classification.config import ConfigError, resolve
+from ablate.run.pack import Request
+from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.methods.regularizers import Moment, defect
 from ablate.tasks.image_classification.models.cifar import CifarNet
 from ablate.tasks.image_classification.models.kernels import DiracConv2d, WeightNormConv2d, kernel
@@ -25,7 +25,8 @@ from ablate.tasks.image_classification.models.norms import (
 )
 from ablate.tasks.image_classification.training.statistics import StatisticsSchedule, estimate, running_statistics
 from ablate.tasks.image_classification.training.trainer import Trainer
-from ablate.tasks.request import Task
+from ablate.tasks.parameters import ConfigError
+from ablate.tasks.registry import names
 
 CPU = torch.device("cpu")
 BASE = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 4, "lr": 0.05}
@@ -49,11 +50,11 @@ def trainer(dataset, **settings) -> Trainer:
 
 def train(dataset, checkpoints=None, report=None, **settings):
     config = resolve({**BASE, **settings})
-    task = Task(
+    task = Request(
         key="k", fingerprint="f", seed=1, phase="confirm", settings=config.settings(), data_digest="d"
     )  # fmt: skip
-    pack = Pack([task], dataset, CPU, checkpoints)
-    return (pack.train(report) if report else pack.train())[0]
+    pack = packed([task], dataset, CPU, checkpoints)
+    return (pack.run(report) if report else pack.run())[0]
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
@@ -474,8 +475,8 @@ def test_statistics_are_estimated_from_as_many_training_images_as_asked_for(tiny
 
 def test_kept_weights_have_the_statistics_that_they_were_evaluated_with(tiny_dataset, tmp_path):
     config = resolve(BASE)
-    task = Task(key="k", fingerprint="f", seed=1, phase="confirm", settings=config.settings(), data_digest="d")
-    (record,) = Pack([task], tiny_dataset, CPU, weights=Checkpoints(tmp_path)).train()
+    task = Request(key="k", fingerprint="f", seed=1, phase="confirm", settings=config.settings(), data_digest="d")
+    (record,) = packed([task], tiny_dataset, CPU, weights=Checkpoints(tmp_path)).run()
     one = trainer(tiny_dataset, statistics="running")
-    one.net.load_state_dict(Checkpoints(tmp_path).load("k", CPU)["net"])
+    one.net.load_state_dict(tensors(Checkpoints(tmp_path).load("k"))["net"])
     assert one.evaluate(tiny_dataset.test) == (record.metrics["test_loss"], record.metrics["test_accuracy"])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ablate.registry import names
 from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.training.timing import probe
+from ablate.tasks.registry import names
 
 # How many tensors of a kernel's size each optimizer keeps for it.
 KEPT = {

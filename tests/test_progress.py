@@ -9,7 +9,8 @@ from ablate.run.plan import make_plan
 from ablate.run.progress import Progress, duration_text
 from ablate.run.runner import cell_runs
 from ablate.run.schedule import Schedule
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
 
 FILE = """
 name: small
@@ -31,7 +32,7 @@ def schedule(tmp_path) -> Schedule:
 def end(schedule: Schedule, state: str, progress: Progress, is_new: bool = True, **more) -> None:
     """End the next trial in a state and tell the progress."""
     pack = schedule.next_pack()
-    task, proposal = pack.tasks[0], pack.proposals[0]
+    task, proposal = pack.requests[0], pack.proposals[0]
     record = TrialRecord(
         key=task.key, fingerprint=task.fingerprint, seed=task.seed, phase=task.phase, state=state, rows={},
         settings=task.settings, data_digest="", duration_s=3.0, num_epochs=4, curves={"val_accuracy": [0.5] * 4},

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ablate.report.published import PUBLISHED, published
 from matplotlib.collections import LineCollection, PathCollection
 from shared_work import meet_and_draw
 from synthetic import ARMS, DEPTHS, TEST_ACCURACY, VAL_ACCURACY, Synthetic
@@ -22,10 +23,10 @@ from ablate.report.entries import entry as entry_of
 from ablate.report.importance import importance_figure, importances, slices_figure
 from ablate.report.inference import estimate
 from ablate.report.layout import Grid, grid
-from ablate.report.published import PUBLISHED, published
 from ablate.report.tuning import expected_best, expected_best_figure
 from ablate.store.declaration import CellTrials, DeclaredCell, Proposal, SweepFolder, collect
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
 
 
 def laid_out(tmp_path, **options):

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from packs import packed
 
 from ablate.commands import main
 from ablate.errors import UsageError
 from ablate.provenance import library_versions
 from ablate.run.origins import foreign_lines
-from ablate.run.pack import Pack
+from ablate.run.pack import Request
 from ablate.run.reproduce import Reproduction, find_trial
 from ablate.store.ledger import Ledger
-from ablate.tasks.image_classification.config import resolve, trial_key
+from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data.prepare import load, prepare
-from ablate.tasks.request import Task
+from ablate.tasks.parameters import trial_key
 
 CPU = torch.device("cpu")
 
@@ -25,12 +26,12 @@ def trained(out: Path, *, stop_after: int = 0, phase: str = "confirm", **setting
     config = resolve({"depth": 8, "width": 4, "epochs": 2, "batch_size": 64, "lr": 0.05, **settings})
     data = prepare(config, out / "data")
     fingerprint = config.fingerprint(data.digest)
-    task = Task(key=trial_key(fingerprint, 7), fingerprint=fingerprint, seed=7, phase=phase,
+    task = Request(key=trial_key(fingerprint, 7), fingerprint=fingerprint, seed=7, phase=phase,
                 settings=config.settings(), data_digest=data.digest)  # fmt: skip
     stop = (
         (lambda epoch, values: {0} if epoch == stop_after else set()) if stop_after else (lambda epoch, values: set())
     )
-    (record,) = Pack([task], load(data.path), CPU, None, library_versions()).train(stop)
+    (record,) = packed([task], load(data.path), CPU, None, library_versions()).run(stop)
     return record
 
 

@@ -17,7 +17,8 @@ from test_sweep import ROOT
 
 from ablate.commands import main
 from ablate.store.declaration import SweepFolder
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
 
 pytestmark = pytest.mark.slow
 

@@ -8,14 +8,14 @@ from statistics import median
 import optuna
 import pytest
 
-from ablate.registry import KINDS
 from ablate.report.summary import status
 from ablate.run.plan import make_plan
 from ablate.run.runner import cell_runs
 from ablate.run.schedule import Schedule
 from ablate.store.declaration import collect
-from ablate.store.ledger import Ledger, TrialRecord
-from ablate.tasks.image_classification.config import resolve
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
+from ablate.tasks.image_classification.config import KINDS, resolve
 
 FILE = """
 name: small
@@ -72,7 +72,7 @@ class Sweep:
         return self
 
     def finish(self, pack, state: str = "complete"):
-        task, proposal = pack.tasks[0], pack.proposals[0]
+        task, proposal = pack.requests[0], pack.proposals[0]
         value = self.score(task.settings, task.phase)
         stop_after = 9
         if value is None:
@@ -358,7 +358,7 @@ def test_a_poor_trial_is_pruned_after_the_first_third_of_its_epochs(tmp_path):
 def test_the_deepest_cells_go_first(tmp_path):
     sweep = Sweep(tmp_path)
     first = [sweep.schedule.next_pack() for _ in range(4)]
-    assert [pack.tasks[0].settings["depth"] for pack in first] == [14, 14, 8, 8]
+    assert [pack.requests[0].settings["depth"] for pack in first] == [14, 14, 8, 8]
 
 
 def test_optuna_dashboard_can_open_the_studies(tmp_path):
@@ -373,7 +373,7 @@ def test_optuna_dashboard_can_open_the_studies(tmp_path):
 def test_a_checkpoint_goes_when_its_trial_is_in_the_ledger(tmp_path):
     sweep = Sweep(tmp_path)
     pack = sweep.schedule.next_pack()
-    checkpoint = sweep.plan.out / "checkpoints" / f"{pack.tasks[0].key}.pt"
+    checkpoint = sweep.plan.out / "checkpoints" / f"{pack.requests[0].key}.pt"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"weights")
     sweep.finish(pack)
@@ -395,7 +395,7 @@ class Shaped(Sweep):
         super().__init__(tmp_path, *one, *overrides, score=score)
 
     def finish(self, pack, state: str = "complete"):
-        (task,), (proposal,) = pack.tasks, pack.proposals
+        (task,), (proposal,) = pack.requests, pack.proposals
         noise = random.Random(task.key)
         low, high, pace = noise.uniform(0, 0.4), noise.uniform(0.4, 1), noise.uniform(0.3, 4)
         curve = []

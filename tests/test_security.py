@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
+from packs import starts_over
 from PIL import Image
 from services import free_port
 from synthetic import Synthetic
@@ -27,7 +28,6 @@ from synthetic import Synthetic
 from ablate.commands import main
 from ablate.errors import AblateError, DataError, SpecError, UsageError
 from ablate.report.latex import latex_escaped
-from ablate.run.checkpoints import Checkpoints
 from ablate.store.declaration import SweepFolder, collect
 from ablate.store.ledger import Ledger
 from ablate.sweepfile.spec import load_spec
@@ -77,9 +77,9 @@ KINDS = ("zip", "old", "pickle", "numpy", "script")
 
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file that looks like a TorchScript archive")
 @pytest.mark.parametrize("kind", KINDS)
-def test_code_in_a_checkpoint_does_not_run(tmp_path, caplog, kind):
+def test_code_in_a_checkpoint_does_not_run(tmp_path, tiny_dataset, caplog, kind):
     (tmp_path / "k.pt").write_bytes(attacks(tmp_path / "pwned")[kind])
-    assert Checkpoints(tmp_path).load("k", torch.device("cpu")) is None
+    starts_over(tmp_path, tiny_dataset)
     assert "the checkpoint k.pt cannot be read, so its trial starts over" in caplog.text
     assert not (tmp_path / "pwned").exists()
 

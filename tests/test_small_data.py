@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from PIL import Image
 from synthetic import Synthetic
 
-from ablate import registry
 from ablate.commands import main
 from ablate.report.build import build_report
 from ablate.store.declaration import SweepFolder, collect, data_notices, tie_notices
 from ablate.store.ledger import Ledger
+from ablate.tasks import registry
 from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data import image_folder
 from ablate.tasks.image_classification.data.dataset import RawImages, Split

@@ -6,11 +6,11 @@ import random
 import pytest
 
 from ablate.errors import SpecError
-from ablate.registry import KINDS, rows
 from ablate.sweepfile.cells import build_cells
 from ablate.sweepfile.space import Definition, suggestion_order
 from ablate.sweepfile.spec import load_spec
-from ablate.tasks.image_classification.config import CORE, resolve
+from ablate.tasks.image_classification.config import CORE, KINDS, PARAMETERS, resolve
+from ablate.tasks.registry import rows
 
 LR = """\
   lr:
@@ -145,7 +145,7 @@ def test_order_does_not_depend_on_the_file(spaces):
 def test_suggestion_order_draws_conditions_first():
     first = Definition(parameter="width", sampled_name="width", kind="int", low=1, high=2, when={"optimizer": ("sgd",)})
     other = Definition(parameter="optimizer", sampled_name="optimizer", kind="categorical", choices={"sgd": "sgd"})
-    assert suggestion_order({"width": (first,), "optimizer": (other,)}) == ["optimizer", "width"]
+    assert suggestion_order({"width": (first,), "optimizer": (other,)}, PARAMETERS) == ["optimizer", "width"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if len(rows(kind)) > 1 and kind not in ("model", "dataset")])

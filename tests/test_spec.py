@@ -8,13 +8,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ablate import registry
 from ablate.sweepfile.document import Document
 from ablate.sweepfile.merge import SECTIONS, WHOLE
 from ablate.sweepfile.schema import json_schema
 from ablate.sweepfile.shape import SweepFile
 from ablate.sweepfile.spec import load_spec, resolved_yaml
-from ablate.tasks.image_classification.config import parameters
+from ablate.tasks import registry
+from ablate.tasks.image_classification.config import PARAMETERS
+from ablate.tasks.image_classification.task import TASK
 
 SEARCH_SPACES = Path(__file__).parent.parent / "search_spaces"
 DEPTH_ABLATION = """\
@@ -200,11 +201,11 @@ def as_data(file):
 
 @functools.cache
 def validator():
-    return jsonschema.Draft202012Validator(json_schema())
+    return jsonschema.Draft202012Validator(json_schema(TASK))
 
 
 def test_schema_accepts_a_good_file_and_all_its_profiles(file):
-    validator().check_schema(json_schema())
+    validator().check_schema(json_schema(TASK))
     profiles = {
         "a": {"fixed": {"lr": 1, "width": None}, "budget": {"batch": 2}, "seed": None, "tune": None},
         "b": {"axes": {"depth": None, "arm": {"a": {"init": "he"}}}, "tune": {"lr": None, "depth": [8, 14]}},
@@ -281,14 +282,14 @@ def test_schema_lets_unknown_names_through_where_files_are_imported(file):
 
 
 def test_schema_names_every_key_and_parameter():
-    schema = json_schema()
+    schema = json_schema(TASK)
     assert set(schema["properties"]) == {*SweepFile.model_fields, "profiles"}
     assert {*SECTIONS, *WHOLE, "name"} == set(SweepFile.model_fields)
     definitions = schema["$defs"]
     for branch in ("then", "else"):
         fixed = definitions[referred(schema[branch]["properties"]["fixed"])]["properties"]
         assert {name: definitions[referred(entry)]["description"] for name, entry in fixed.items()} == {
-            name: parameter.summary for name, parameter in parameters().items()
+            name: parameter.summary for name, parameter in PARAMETERS.all().items()
         }
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ablate import registry
 from ablate.errors import SpecError
 from ablate.sweepfile.spec import load_spec
+from ablate.tasks import registry
 
 HEAD = "name: s\nbudget: {trials_per_cell: 1}\n"
 

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "ablate"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # What a part of the package may import of the others; the order of the layers, from the top down.
 LAYERS = [
+    "registry",
     "commands",
     "report",
     "run",

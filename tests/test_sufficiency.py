@@ -13,7 +13,8 @@ from ablate.report.appendix import origin_lines, regret_text
 from ablate.report.build import build_report
 from ablate.report.sufficiency import command, doubts, legend
 from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder, collect
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import build_cells
 from ablate.sweepfile.spec import load_spec
 from ablate.tasks.image_classification.config import OBJECTIVE, measured

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from packs import packed
 
-from ablate.run.pack import Pack
+from ablate.run.pack import Request
 from ablate.store.declaration import SweepFolder, collect
 from ablate.store.ledger import Ledger
 from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data.prepare import load, prepare
 from ablate.tasks.image_classification.training.device import prepare_process
-from ablate.tasks.request import Task
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -116,9 +116,9 @@ def test_a_trial_gives_the_same_weights_and_curves_without_ray(finished, cells):
     for cell in cells:
         proposal, record = next((p, r) for p, r in [*reversed(cell.tune), *cell.confirm] if r.state == "complete")
         data = load(prepare(resolve(proposal.settings), finished[0] / "runs" / "data").path)
-        fields = {field.name for field in dataclasses.fields(Task)}
-        task = Task(**{name: value for name, value in dataclasses.asdict(record).items() if name in fields})
-        (again,) = Pack([task], data, torch.device("cpu")).train()
+        fields = {field.name for field in dataclasses.fields(Request)}
+        task = Request(**{name: value for name, value in dataclasses.asdict(record).items() if name in fields})
+        (again,) = packed([task], data, torch.device("cpu")).run()
         assert again.weights_digest == record.weights_digest
         assert again.curves == record.curves
         assert again.metrics == record.metrics

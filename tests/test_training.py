@@ -9,32 +9,32 @@ import sys
 import numpy as np
 import pytest
 import torch
+from packs import packed, tensors
 
 from ablate.errors import UsageError
-from ablate.registry import names
 from ablate.run.checkpoints import Checkpoints
-from ablate.run.pack import Pack, weights_digest
+from ablate.run.pack import Request
 from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data.dataset import Split
 from ablate.tasks.image_classification.training.device import choose_device
 from ablate.tasks.image_classification.training.lr_schedules import lr_at
-from ablate.tasks.image_classification.training.trainer import Trainer
-from ablate.tasks.request import Task
+from ablate.tasks.image_classification.training.trainer import Trainer, weights_digest
+from ablate.tasks.registry import names
 
 CPU = torch.device("cpu")
 BASE = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 2, "lr": 0.05}
 
 
-def task(seed: int = 1, phase: str = "confirm", **settings) -> Task:
+def task(seed: int = 1, phase: str = "confirm", **settings) -> Request:
     config = resolve({**BASE, **settings})
-    return Task(
+    return Request(
         key=f"{seed}", fingerprint="f", seed=seed, phase=phase, settings=config.settings(), data_digest="d"
     )  # fmt: skip
 
 
 def train(dataset, *tasks, report=None, checkpoints=None):
-    pack = Pack(tasks, dataset, CPU, checkpoints)
-    return pack.train(report) if report else pack.train()
+    pack = packed(tasks, dataset, CPU, checkpoints)
+    return pack.run(report) if report else pack.run()
 
 
 def outcome(record):
@@ -73,16 +73,13 @@ def test_the_same_seed_repeats_in_another_process(tmp_path):
 import sys, torch
 from pathlib import Path
 from ablate.tasks.image_classification.config import resolve
-from ablate.tasks.image_classification.data.dataset import Split
-from ablate.tasks.image_classification.data.prepare import load, prepare
-from ablate.tasks.image_classification.training.device import prepare_process
-from ablate.run.pack import Pack, weights_digest
-from ablate.tasks.request import Task
-prepare_process(torch.device("cpu"))
+from ablate.tasks.image_classification.data.prepare import prepare
+from ablate.tasks.image_classification.task import TASK
+from ablate.run.pack import Pack, Request
 config = resolve({"depth": 8, "width": 4, "epochs": 2, "augment": "crop_flip", "regularizer": "l2"})
-data = load(prepare(config, Path(sys.argv[1])).path)
-task = Task(key="k", fingerprint="f", seed=5, phase="confirm", settings=config.settings(), data_digest=data.digest)
-(record,) = Pack([task], data, torch.device("cpu")).train()
+data = prepare(config, Path(sys.argv[1]))
+own = Request(key="k", fingerprint="f", seed=5, phase="confirm", settings=config.settings(), data_digest=data.digest)
+(record,) = Pack(TASK, [own], "cpu", data.path).run()
 print(record.weights_digest, record.curves, record.metrics)
 """
     runs = [
@@ -342,11 +339,11 @@ def test_a_device_that_is_not_there_is_a_clear_error(monkeypatch):
 def test_weights_of_confirm_trials_are_kept_where_asked_for(tiny_dataset, tmp_path):
     kept = Checkpoints(tmp_path / "weights")
     tasks = [task(1, statistics="running"), task(2, phase="tune")]
-    records = Pack(tasks, tiny_dataset, CPU, weights=kept).train()
+    records = packed(tasks, tiny_dataset, CPU, weights=kept).run()
     assert [record.state for record in records] == ["complete", "complete"]
     assert [file.name for file in (tmp_path / "weights").iterdir()] == ["1.pt"]
     net = Trainer(resolve(tasks[0].settings), tiny_dataset, 5, CPU).net
-    net.load_state_dict(kept.load("1", CPU)["net"])
+    net.load_state_dict(tensors(kept.load("1"))["net"])
     assert weights_digest(net) == records[0].weights_digest
 
 
@@ -356,20 +353,17 @@ def test_a_reused_worker_gives_the_numbers_of_a_fresh_one(tmp_path):
 import sys, torch
 from pathlib import Path
 from ablate.tasks.image_classification.config import resolve
-from ablate.tasks.image_classification.data.dataset import Split
-from ablate.tasks.image_classification.data.prepare import load, prepare
-from ablate.tasks.image_classification.training.device import prepare_process
-from ablate.run.pack import Pack
-from ablate.tasks.request import Task
+from ablate.tasks.image_classification.data.prepare import prepare
+from ablate.tasks.image_classification.task import TASK
+from ablate.run.pack import Pack, Request
 last = {"depth": 8, "width": 4, "epochs": 2, "augment": "crop_flip", "regularizer": "l2"}
 before = [{"depth": 14, "width": 8, "epochs": 1, "optimizer": "adam", "lr": 0.01, "modulation": "anchor"},
           {"depth": 8, "width": 4, "epochs": 1, "lr": 1e6, "regularizer": "orthonormal"}]
 for settings in [*(before if sys.argv[2] == "reused" else []), last]:
-    prepare_process(torch.device("cpu"))
     config = resolve(settings)
-    data = load(prepare(config, Path(sys.argv[1])).path)
-    task = Task(key="k", fingerprint="f", seed=5, phase="confirm", settings=config.settings(), data_digest=data.digest)
-    (record,) = Pack([task], data, torch.device("cpu")).train()
+    data = prepare(config, Path(sys.argv[1]))
+    own = Request(key="k", fingerprint="f", seed=5, phase="tune", settings=config.settings(), data_digest=data.digest)
+    (record,) = Pack(TASK, [own], "cpu", data.path).run()
     print(record.state, record.weights_digest, record.curves, record.metrics)
 """
     outputs = [

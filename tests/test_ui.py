@@ -15,7 +15,7 @@ import pytest
 
 from ablate.errors import UsageError
 from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 from ablate.tasks.image_classification.config import OBJECTIVE, measured
 from ablate.tracking.mirror import Mirror
 from ablate.tracking.ui import open_ui, ui_command

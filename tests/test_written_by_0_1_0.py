@@ -67,7 +67,7 @@ def test_more_of_it_asks_only_for_what_is_missing_and_evaluates_as_it_did(out):
     for pack in packs:
         assert pack.proposals[0].phase == "confirm"
         assert pack.proposals[0].number == 3
-        assert pack.tasks[0].settings["statistics"] == "running"
+        assert pack.requests[0].settings["statistics"] == "running"
 
 
 def test_with_statistics_estimated_anew_none_of_its_trials_is_reused(out):

@@ -9,7 +9,8 @@ from typing import Any
 from ablate.errors import shown
 from ablate.provenance import LIBRARIES
 from ablate.store.declaration import Declaration, Proposal
-from ablate.store.ledger import TrialRecord, differing_numbers
+from ablate.store.ledger import differing_numbers
+from ablate.store.record import TrialRecord
 
 UNLIKE = ("file", "path", "overrides", "history", "schema_version")
 """Fields of a declaration that tell how it came about, not what it asks for."""

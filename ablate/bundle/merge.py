@@ -24,7 +24,8 @@ from ablate.errors import LedgerError, UsageError
 from ablate.places import Place
 from ablate.storage import is_locked, locked, read_file, write_atomically
 from ablate.store.declaration import Declaration, Proposal, SweepFolder, collect
-from ablate.store.ledger import Ledger, Stored, TrialRecord, differing_numbers, same_layers
+from ablate.store.ledger import Ledger, Stored, differing_numbers, same_layers
+from ablate.store.record import TrialRecord
 
 At = tuple[str, str, int]
 """Where a proposal stands in its sweep: cell, phase and number."""

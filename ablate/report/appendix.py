@@ -13,7 +13,7 @@ from ablate.report.entries import Entry, finished
 from ablate.report.entries import entry as measured
 from ablate.report.text import entry_text, listed
 from ablate.store.declaration import CellTrials, Declaration
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 
 COVERS = "They cover neither the choice of the test sample nor the luck of tuning."
 

@@ -238,7 +238,7 @@ def _documents(
         figure = make(declaration, laid_out)
         if figure is not None:
             yield name, {name: (title, figure)}
-    maps = heat_maps(cells, ledger)
+    maps = heat_maps(declaration.known_task, cells, ledger)
     if maps:
         yield "layers", maps
 

@@ -128,10 +128,15 @@ def _check_alike(first: Declaration, other: Declaration) -> None:
     for what, one, two in (
         ("axes", sorted(first.axes), sorted(other.axes)),
         ("metrics", first.report.get("metric"), other.report.get("metric")),
-        ("numbers of classes", first.data["num_classes"], other.data["num_classes"]),
+        ("tasks", first.task, other.task),
+        ("floors", _floors(first), _floors(other)),
     ):
         if one != two:
             raise UsageError(
                 f"the sweeps '{first.sweep}' and '{other.sweep}' have different {what} and cannot share a table: "
                 f"{one} and {two}"
             )
+
+
+def _floors(declaration: Declaration) -> dict[str, float | None]:
+    return {metric.name: metric.floor for metric in declaration.metrics if metric.name == declaration.report["metric"]}

@@ -14,7 +14,7 @@ from ablate.report.drawing import STYLE, cell_panels, draw_floors, draw_legend
 from ablate.report.drawing import style as style_of
 from ablate.report.layout import Grid, Levels
 from ablate.store.declaration import Declaration
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 
 MAX_POINTS = 60
 """More points of one curve cannot be told apart in a panel three inches wide."""

@@ -1,7 +1,7 @@
 """What each component of a design changes: main effects and interactions, from the cells that were run.
 
 The main effect of A is the mean, over all settings of the other components that were run both with and without A, of
-the accuracy with A minus that without. The interaction of A and B is the mean, over all settings of the others that
+the metric with A minus that without. The interaction of A and B is the mean, over all settings of the others that
 were run in all four ways, of how much the effect of A changes when B is switched on:
 (A and B) − (A) − (B) + (neither). In a full design of two levels these are the usual effects (Box, Hunter and Hunter,
 "Statistics for Experimenters", 2nd ed., chapter 5), the interaction not halved. In leave-one-out designs a main effect
@@ -24,7 +24,7 @@ On = frozenset[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """One effect in accuracy, a fraction, over the seeds that all its cells share.
+    """One effect in the table's metric, over the seeds that all its cells share.
 
     `components` are one (a main effect) or two (an interaction). `others` are the levels of the other axes.
     `num_contrasts` counts the settings of the other components that it averages. `low` and `high` are the ends of the

@@ -10,7 +10,7 @@ from ablate.errors import UsageError, choices_text
 from ablate.metrics import Metric
 from ablate.report.inference import Estimate, estimate, paired_difference
 from ablate.store.declaration import CellTrials, Declaration
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)

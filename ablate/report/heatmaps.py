@@ -1,4 +1,4 @@
-"""Figures of the diagnostics: heat maps, one a measure with one panel a cell, layers over epochs; curves over depth.
+"""Figures of the diagnostics: heat maps, one a measure with one panel a cell, layers over epochs; curves.
 
 They exist where `diagnostics: epoch` was asked for. A panel shows the cell's first confirm seed that has a table of
 layers; tables of all trials are in the ledger.
@@ -7,7 +7,6 @@ layers; tables of all trials are in the ledger.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +19,9 @@ from matplotlib.ticker import MaxNLocator
 
 from ablate.report.drawing import STYLE, draw_legend, lines, style
 from ablate.store.declaration import CellTrials
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
+from ablate.tasks.base import HeatMap, SummaryCurve, Task
 
 MAX_PANELS = 12
 ACROSS = 4
@@ -30,63 +31,25 @@ NAME_LETTERS = 30
 """More letters of a cell's name do not fit over a panel."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeatMap:
-    """How a measure is drawn. `is_log`: logarithmic colours, where zero is blank. `by_top`: divided by the value of
-    the topmost layer that has one. `is_signed`: colours are symmetric about 0, logarithmic ones about 1."""
-
-    measure: str
-    title: str
-    is_log: bool = False
-    by_top: bool = False
-    is_signed: bool = False
-
-
-HEAT_MAPS = (
-    HeatMap(measure="error_mean_square", by_top=True, is_log=True,
-            title="Mean square of the backpropagated error over that of the topmost convolution, without modulation"),
-    HeatMap(measure="gradient_ratio", is_log=True, title="Norm of the loss's gradient over the norm of the weight"),
-    HeatMap(measure="defect", is_log=True, title="Orthogonality defect minus its floor"),
-    HeatMap(measure="diagonal_defect", is_log=True, title="Orthogonality defect, diagonal: norms"),
-    HeatMap(measure="off_diagonal_defect", is_log=True, title="Orthogonality defect, off-diagonal: angles"),
-    HeatMap(measure="cosine", is_signed=True, title="Mean cosine between two filters"),
-    HeatMap(measure="absolute_cosine", title="Mean absolute cosine between two filters"),
-    HeatMap(measure="singular_min", title="Smallest singular value of the flattened kernel"),
-    HeatMap(measure="singular_max", title="Largest singular value of the flattened kernel"),
-    HeatMap(measure="dead_share", title="Share of channels that are positive for no image of the batch"),
-    HeatMap(measure="activation_cosine", title="Mean cosine between two images' activations; 1 is collapse"),
-    HeatMap(measure="norm_gain", title="Mean |γ|/σ of batch norm"),
-    HeatMap(measure="norm_gap", is_log=True,
-            title="Relative difference of a layer's output with running and with batch statistics"),
-    HeatMap(measure="effective_lr", is_log=True, title="Effective learning rate: mean over the filters of lr/‖w‖²"),
-    HeatMap(measure="modulation_factor", is_log=True, is_signed=True,
-            title="Factor ρ that modulation gives a layer's error"),
-)  # fmt: skip
-DEPTH_CURVES = {
-    "error_log_slope": "slope of ln q over depth",
-    "error_top_over_bottom": "q of the topmost over that of the lowest convolution",
-    "modulated_share": "share of the convolutions whose error is modulated",
-}
-"""Curves of a trial that sum up its layers; q is the mean square of the error without modulation."""
-
-
-def heat_maps(cells: Sequence[CellTrials], ledger: Ledger) -> dict[str, tuple[str, Figure]]:
+def heat_maps(task: Task | None, cells: Sequence[CellTrials], ledger: Ledger) -> dict[str, tuple[str, Figure]]:
     """Return {file name: (title, figure)}; empty where no confirm trial has diagnostics."""
+    if task is None:
+        return {}
     chosen = _chosen(cells)
     note = f"; {len(chosen)} of {len(cells)} cells" if len(chosen) < len(cells) else ""
     tables = {trials.cell.name: _first_table(trials, ledger) for trials in chosen}
     shown = [(name, table) for name, table in tables.items() if table is not None]
     found = {}
-    for heat_map in HEAT_MAPS:
+    for heat_map in task.heat_maps:
         panels = [(name, grid_of(table, heat_map)) for name, table in shown]
         panels = [(name, grid) for name, grid in panels if np.isfinite(grid).any()]
         if panels:
             title = f"{heat_map.title}, by layer over training, one confirm seed a cell{note}"
             found[f"layers_{heat_map.measure}"] = (title, _draw(heat_map, panels))
-    curves = [(trials.cell.name, record.curves) for trials in chosen for record in _with_curves(trials)]
+    curves = [(trials.cell.name, record.curves) for trials in chosen for record in _with_curves(task, trials)]
     if curves:
-        title = f"Errors over depth after each epoch, one confirm seed a cell{note}"
-        found["layers_over_depth"] = (title, _draw_curves(curves))
+        title = f"{task.summary_title} after each epoch, one confirm seed a cell{note}"
+        found["layers_over_depth"] = (title, _draw_curves(task.summary_curves, curves))
     return found
 
 
@@ -99,10 +62,10 @@ def _chosen(cells: Sequence[CellTrials]) -> list[CellTrials]:
     return [trials for group in groups for trials in group][:MAX_PANELS]
 
 
-def _with_curves(trials: CellTrials) -> list[TrialRecord]:
-    """Return the cell's first confirm trial with curves over depth, or nothing."""
+def _with_curves(task: Task, trials: CellTrials) -> list[TrialRecord]:
+    """Return the cell's first confirm trial with curves that sum up its layers, or nothing."""
     for _, record in trials.confirm:
-        curves = [record.curves.get(name, []) for name in DEPTH_CURVES] if record is not None else []
+        curves = [record.curves.get(each.name, []) for each in task.summary_curves] if record is not None else []
         if record is not None and any(np.isfinite(curve).any() for curve in curves):
             return [record]
     return []
@@ -181,24 +144,24 @@ def _draw(heat_map: HeatMap, panels: Sequence[tuple[str, Any]]) -> Figure:
     return figure
 
 
-def _draw_curves(cells: Sequence[tuple[str, dict[str, list[float]]]]) -> Figure:
-    drawn = [name for name in DEPTH_CURVES if any(np.isfinite(curves.get(name, [])).any() for _, curves in cells)]
+def _draw_curves(known: Sequence[SummaryCurve], cells: Sequence[tuple[str, dict[str, list[float]]]]) -> Figure:
+    drawn = [each for each in known if any(np.isfinite(curves.get(each.name, [])).any() for _, curves in cells)]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(4.2, 3.4 * len(drawn)), 3.0), layout="constrained")
         axes = figure.subplots(1, max(1, len(drawn)), squeeze=False).ravel()
-        for place, name in zip(axes, drawn, strict=False):
+        for place, curve in zip(axes, drawn, strict=False):
             for number, (cell, curves) in enumerate(cells):
-                values = curves.get(name, [])
+                values = curves.get(curve.name, [])
                 if values:
                     look = style(number)
                     epochs = range(1, len(values) + 1)
                     place.plot(epochs, values, label=cell, **{key: look[key] for key in ("color", "linestyle")})
-            if name == "error_top_over_bottom":
+            if curve.is_log:
                 place.set_yscale("log")
-            if name == "modulated_share":
-                place.set_ylim(-0.03, 1.03)
+            if curve.limits is not None:
+                place.set_ylim(*curve.limits)
             place.xaxis.set_major_locator(MaxNLocator(integer=True))
-            place.set_title(DEPTH_CURVES[name], loc="left", fontsize=8)
+            place.set_title(curve.title, loc="left", fontsize=8)
             place.set_xlabel("epoch")
         draw_legend(figure, *axes)
     return figure

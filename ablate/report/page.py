@@ -21,7 +21,7 @@ from ablate.report.combine import Combined
 from ablate.report.entries import Entry, finished, tune_counts
 from ablate.report.layout import Grid
 from ablate.report.links import Links
-from ablate.report.published import NOTE, published_text
+from ablate.report.quoted import quoted_note, quoted_rows
 from ablate.report.summary import best_settings
 from ablate.report.text import caption, first_line, floor_text, value_text
 from ablate.report.tidy import provenance
@@ -78,8 +78,10 @@ def page(
         tests=Markup(tables.html_table(tests, grid, "tests")) if tests else None,
         tests_note=tables.tests_note(grid),
         baseline=grid.baseline,
-        quoted=published_text(declaration, grid),
-        quoted_note=NOTE,
+        quoted=quoted_rows(declaration, grid),
+        quoted_note=quoted_note(declaration),
+        data_name=declaration.data.get("dataset", ""),
+        data_line=task.data_line(declaration.data) if (task := declaration.known_task) is not None else "",
         cost=Markup(tables.html_table(tables.cost_text(grid), grid, "cost")),
         cost_caption=tables.COST_CAPTION,
         pictures=[(picture, Markup(inline_svg(picture))) for picture in pictures],

@@ -25,7 +25,6 @@ from ablate.metrics import Metric
 from ablate.report.entries import Entry
 from ablate.report.text import listed, value_text
 from ablate.store.declaration import CellTrials, Declaration, Proposal
-from ablate.tasks.image_classification.config import parameters
 
 EDGE = 0.05
 RISE = 0.02
@@ -141,10 +140,11 @@ def _side(definition: dict[str, Any], value: float) -> str:
 def _moved(declaration: Declaration, name: str, definition: dict[str, Any], side: str) -> float | None:
     """Return where a range would end if it went on by a decade, or by its own width; None where it cannot."""
     low, high, step = definition["low"], definition["high"], definition["step"]
-    known = parameters().get(name)
+    task = declaration.known_task
+    known = task.parameters.all().get(name) if task is not None else None
     least, most = getattr(known, "low", None), getattr(known, "high", None)
-    if name == "batch_size":
-        most = declaration.data.get("num_train")
+    if task is not None:
+        most = task.largest(declaration.data).get(name, (most, ""))[0]
     if side == "low":
         moved = low / 10 if definition["log"] else low - (high - low)
         if least is not None and known is not None:

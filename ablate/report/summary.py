@@ -8,7 +8,7 @@ from typing import Any
 
 from ablate.metrics import Metric
 from ablate.store.declaration import EXTRA_PHASES, CellTrials, Declaration, Proposal
-from ablate.store.ledger import STATES, TrialRecord
+from ablate.store.record import STATES, TrialRecord
 
 
 def status(

@@ -14,7 +14,7 @@ from ablate.report import appendix, sufficiency
 from ablate.report.inference import Estimate
 from ablate.report.layout import Grid, Levels
 from ablate.report.links import Links
-from ablate.report.published import NOTE, published_text
+from ablate.report.quoted import quoted_note, quoted_rows
 from ablate.report.text import (
     caption,
     difference_text,
@@ -124,7 +124,7 @@ def tests_note(grid: Grid) -> str:
         f"{counts + '. ' if counts else ''}The verdict follows from the paired t test, adjusted for all comparisons of "
         "the table; the permutation of signs assumes less and is not adjusted: in brackets the smallest p that so many "
         "seeds allow. g: mean over standard deviation of the differences (Hedges). Neither test covers the choice of "
-        "the sample of images nor the luck of tuning."
+        "the sample of test items nor the luck of tuning."
     )
 
 
@@ -145,9 +145,9 @@ def markdown(
     tests = tests_text(grid)
     if tests:
         parts += [f"**Tests against {grid.baseline}**", markdown_table(tests), tests_note(grid)]
-    quoted = published_text(declaration, grid)
+    quoted = quoted_rows(declaration, grid)
     if quoted:
-        parts += ["**Published beside measured**", markdown_table(quoted), NOTE]
+        parts += ["**Published beside measured**", markdown_table(quoted), quoted_note(declaration)]
     parts += [f"**{COST_CAPTION}**", markdown_table(cost_text(grid))]
     for section in appendix.sections(declaration, grid.entries):
         parts += [f"**{section.title}**", markdown_table(section.rows), section.note]

@@ -17,7 +17,7 @@ from ablate.report.summary import best_settings
 from ablate.report.text import entry_text
 from ablate.report.verdicts import Place
 from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal, public_file
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 
 NULLABLE_INTEGERS = ("diverged_epoch", "diverged_step")
 

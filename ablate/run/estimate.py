@@ -20,7 +20,8 @@ from ablate.run.progress import duration_text
 from ablate.storage import read_json, write_atomically
 from ablate.store.declaration import CellTrials, collect, sweeps, tie_notices
 from ablate.store.ledger import Ledger
-from ablate.tasks.image_classification.config import TrialConfig
+from ablate.tasks.base import Settings, Task
+from ablate.tasks.parameters import FIRST_TASK
 
 log = logging.getLogger(__name__)
 RECORD_KIB = 20
@@ -55,8 +56,10 @@ def estimate(plan: Plan, *, jobs: int, device: str, with_probe: bool) -> dict[st
         "time": None,
     }
     if with_probe:
-        probes = [_probe(plan, index, device) for index in range(len(plan.cells))]
-        trial_s = [cell.max_epochs * found["epoch_s"] for cell, found in zip(plan.cells, probes, strict=True)]
+        found = [_probe(plan, index, device) for index in range(len(plan.cells))]
+    probes = [probe for probe in found if probe is not None] if with_probe else []
+    if probes and len(probes) == len(plan.cells):
+        trial_s = [cell.max_epochs * probe["epoch_s"] for cell, probe in zip(plan.cells, probes, strict=True)]
         extra = declaration.audit + declaration.num_seeds * declaration.runner_up
         each = declaration.trials_per_cell + declaration.num_seeds + extra
         left = [each - finished.get(cell.key, 0) for cell in plan.cells]
@@ -67,8 +70,8 @@ def estimate(plan: Plan, *, jobs: int, device: str, with_probe: bool) -> dict[st
             "jobs": jobs,
             "slowest_trial_s": max(trial_s),
         }
-        content["memory_mib"] = max(found["memory_mib"] for found in probes)
-        state_mib = [found["state_mib"] for found in probes]
+        content["memory_mib"] = max(probe["memory_mib"] for probe in probes)
+        state_mib = [probe["state_mib"] for probe in probes]
         content["disk_mib"] += jobs * max(state_mib)
         if plan.spec.confirm.keep_weights:
             content["disk_mib"] += declaration.num_seeds * sum(state_mib)
@@ -179,40 +182,34 @@ def _known_sd(plan: Plan, cells: list[CellTrials]) -> float | None:
 
 
 def _disk_mib(plan: Plan) -> float:
-    data = sum(file.stat().st_size for file in {data.path for data in plan.data} if file.exists())
+    data = sum(
+        file.stat().st_size for file in {data.path for data in plan.data if data.path is not None} if file.exists()
+    )
     return data / 2**20 + plan.declaration.num_trials * RECORD_KIB / 1024
 
 
-def _probe(plan: Plan, index: int, device: str) -> dict[str, float]:
-    """Return the probe of a cell's net: from the file of earlier ones, else measured now and kept."""
+def _probe(plan: Plan, index: int, device: str) -> dict[str, float] | None:
+    """Return the cost of a cell's trials, from the file of earlier ones or measured now and kept; None if unknown."""
     cell, data = plan.cells[index], plan.data[index]
-    config = cell.config(cell.space.suggest(_First()))
+    task, settings = cell.task, cell.config(cell.space.suggest(_First()))
     file = plan.out / "ledger" / "probes.json"
     known = _read(file)
-    key = _key(config, data.digest, device)
+    key = _key(task, settings, data.digest, device)
     if key not in known:
-        from ablate.tasks.image_classification.data.prepare import load
-        from ablate.tasks.image_classification.training.device import choose_device, prepare_process
-        from ablate.tasks.image_classification.training.timing import probe
-
-        chosen = choose_device(device)
-        prepare_process(chosen)
-        known[key] = dataclasses.asdict(probe(config, load(data.path).to(chosen), chosen))
+        found = task.cost(settings, device, data.path)
+        if found is None:
+            return None
+        known[key] = dataclasses.asdict(found)
         with contextlib.suppress(OSError):  # Kept to save time only.
             write_atomically(file, json.dumps(known, indent=1).encode())
     return known[key]
 
 
-def _key(config: TrialConfig, digest: str, device: str) -> str:
-    """Return what tells one net on one kind of hardware from another; numbers that cost no time are left out."""
-    free = ("lr", "epochs", "warmup", "max_loss", "lr_schedule", "init", "num_train", "num_val")
-    settings = {
-        name: value
-        for name, value in config.settings().items()
-        if name not in free and (name in ("depth", "width", "batch_size", "image_size") or isinstance(value, str))
-    }
+def _key(task: Task, settings: Settings, digest: str, device: str) -> str:
+    """Return what tells one cost on one kind of hardware from another."""
     machine = [platform.machine(), platform.processor(), library_versions().get("torch", "")]
-    text = json.dumps([settings, digest, device, machine], sort_keys=True)
+    own = [] if task.stamp == FIRST_TASK else [task.stamp]
+    text = json.dumps([task.cost_key(settings), digest, device, machine, *own], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from ablate.provenance import commit_text
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 
 WORDS = {"git_sha": "commit", "torch": "torch", "device": "class of device"}
 

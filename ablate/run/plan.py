@@ -17,15 +17,14 @@ from ablate.cpus import num_cpus
 from ablate.errors import DataError, UsageError, printable
 from ablate.places import Place, local_view
 from ablate.run.capacity import Node, num_fitting
-from ablate.store.declaration import Declaration, DeclaredCell, SweepFolder, data_notices, public_file
+from ablate.store.declaration import Declaration, DeclaredCell, SweepFolder, public_file
 from ablate.sweepfile.cells import Cell, build_cells, with_known_keys
 from ablate.sweepfile.claims import frozen_claims
-from ablate.sweepfile.feasibility import DATA_PARAMETERS, origin
+from ablate.sweepfile.feasibility import origin
 from ablate.sweepfile.positions import Findings
 from ablate.sweepfile.spec import SweepSpec, load_spec, resolved_yaml
-from ablate.tasks.image_classification.config import OBJECTIVE, ConfigError, TrialConfig, measured, resolve
-from ablate.tasks.image_classification.data.prepare import PreparedData, prepare
-from ablate.tasks.image_classification.training.device import num_gpus
+from ablate.tasks.base import Prepared, Task
+from ablate.tasks.parameters import ConfigError
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Plan:
 
     spec: SweepSpec
     cells: list[Cell]
-    data: list[PreparedData]
+    data: list[Prepared]
     declaration: Declaration
     out: Place
 
@@ -68,20 +67,20 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Return what the sweep asks for, for people."""
-        declaration, data = self.declaration, self.declaration.data
+        declaration = self.declaration
         metric = declaration.tuned_metric if declaration.metric.floor is None else declaration.metric
         axes = " × ".join(f"{len(levels)} {axis}" for axis, levels in declaration.axes.items())
-        shape = "×".join(map(str, data["image_shape"]))
         floor = ""
         if metric.floor is not None:
-            floor = f"; {metric.floor_name} is {metric.with_unit(metric.floor)}, {metric.floor_meaning}"
+            meaning = f", {metric.floor_meaning}" if metric.floor_meaning else ""
+            floor = f"; {metric.floor_name} is {metric.with_unit(metric.floor)}{meaning}"
+        data = self.spec.task.data_line(declaration.data)
         return [
             f"{declaration.sweep}: {printable(declaration.question) or '(no question written)'}",
             f"{f'{axes} = {len(declaration.cells)} cells, each' if axes else '1 cell with'} "
             f"{declaration.trials_per_cell} tune trials and "
             f"{declaration.num_seeds} confirm seeds: {declaration.num_trials} trials",
-            f"data: {data['dataset']} {shape}, {data['num_train']} training, {data['num_val']} validation and "
-            f"{data['num_test']} test images{floor}",
+            *([f"data: {data}{floor}"] if data or floor else []),
             *(f"warning: {warning}" for warning in self.warnings()),
         ]
 
@@ -90,8 +89,8 @@ class Plan:
         return [f"{cell.name or 'the cell'}: {', '.join(cell.tuned) or 'nothing'}" for cell in self.declaration.cells]
 
     def warnings(self) -> list[str]:
-        """Return what the author should know before the first trial: too few images, cells not treated alike."""
-        return [*data_notices(self.declaration), *self._uneven_epochs(), *self._uneven_dimensions()]
+        """Return what the author should know before the first trial: too little data, cells not treated alike."""
+        return [*self.declaration.notices, *self._uneven_epochs(), *self._uneven_dimensions()]
 
     def _uneven_epochs(self) -> list[str]:
         columns = self.spec.report.columns
@@ -103,8 +102,8 @@ class Plan:
         if not uneven:
             return []
         return [
-            f"cells that are compared with each other allow a trial between {uneven[0]} and {uneven[-1]} epochs: what "
-            "differs between them may be the longer training"
+            f"cells that are compared with each other allow a trial between {uneven[0]} and {uneven[-1]} "
+            f"{self.spec.task.length}: what differs between them may be the longer training"
         ]
 
     def _uneven_dimensions(self) -> list[str]:
@@ -126,7 +125,7 @@ def make_plan(file: Path, profile: str | None, overrides: Sequence[str], out: Pl
 
     Raises:
         UsageError: The name of the file or the folder is no text.
-        SpecError: The file has mistakes, or a batch size exceeds the number of training images.
+        SpecError: The file has mistakes, or asks more of the data than there is.
         DataError: The data is not to be had.
     """
     _check_name(file)
@@ -153,49 +152,51 @@ def _check_name(place: Place) -> None:
 def default_jobs(plan: Plan) -> int:
     """Return how many trials fit on this machine at a time."""
     wanted = plan.spec.resources
-    return max(1, num_fitting([Node(num_cpus(), num_gpus())], Node(wanted.cpus, wanted.gpus)))
+    return max(1, num_fitting([Node(num_cpus(), plan.spec.task.num_gpus())], Node(wanted.cpus, wanted.gpus)))
 
 
-def _prepare_data(spec: SweepSpec, cells: list[Cell], out: Place) -> list[PreparedData]:
-    known: dict[tuple[Any, ...], PreparedData] = {}
+def _prepare_data(spec: SweepSpec, cells: list[Cell], out: Place) -> list[Prepared]:
+    known: dict[tuple[Any, ...], Prepared] = {}
     prepared = []
     for cell in cells:
-        wanted = {name: cell.settings[name] for name in DATA_PARAMETERS if name in cell.settings}
+        wanted = {name: cell.settings[name] for name in spec.task.data_parameters if name in cell.settings}
         key = tuple(sorted(wanted.items(), key=lambda item: item[0]))
         if key not in known:
-            known[key] = _prepared(spec, cell, resolve(wanted), local_view(out) / "data")
+            known[key] = _prepared(spec, cell, wanted, local_view(out) / "data")
         prepared.append(known[key])
-        _check_batch_size(spec, cell, known[key])
+        _check_largest(spec, cell, known[key])
     return prepared
 
 
-def _prepared(spec: SweepSpec, cell: Cell, config: TrialConfig, cache: Path) -> PreparedData:
+def _prepared(spec: SweepSpec, cell: Cell, wanted: dict[str, Any], cache: Path) -> Prepared:
     try:
-        return prepare(config, cache)
+        return spec.task.prepare(spec.task.parameters.resolve(wanted), cache)
     except DataError as error:
         if error.parameter:
             _refuse(spec, cell, error.parameter, error)
         raise
 
 
-def _check_batch_size(spec: SweepSpec, cell: Cell, data: PreparedData) -> None:
-    sizes = [value for d in cell.space.definitions("batch_size") for value in d.candidates()]
-    largest = max(int(str(size)) for size in sizes or [cell.settings["batch_size"]])
-    try:
-        check_batch_size(largest, data)
-    except ConfigError as error:
-        _refuse(spec, cell, "batch_size", error)
+def _check_largest(spec: SweepSpec, cell: Cell, data: Prepared) -> None:
+    for name in spec.task.largest(data.facts):
+        tried = [value for definition in cell.space.definitions(name) for value in definition.candidates()]
+        try:
+            for value in tried or [cell.settings[name]]:
+                check_data(spec.task, {name: value}, data)
+        except ConfigError as error:
+            _refuse(spec, cell, name, error)
 
 
-def check_batch_size(batch_size: int, data: PreparedData) -> None:
-    """Check that the training images fill a batch.
+def check_data(task: Task, settings: Mapping[str, Any], data: Prepared) -> None:
+    """Check that settings ask no more of the data than there is.
 
     Raises:
-        ConfigError: They do not.
+        ConfigError: They do.
     """
-    if batch_size > data.num_train:
-        rule = f"batch_size must be <= the {data.num_train} training images of {data.dataset}, but got {batch_size}"
-        raise ConfigError(rule, "batch_size")
+    for name, (most, meaning) in task.largest(data.facts).items():
+        value = settings.get(name)
+        if isinstance(value, int | float) and value > most:
+            raise ConfigError(f"{name} must be <= {meaning}, but got {value}", name)
 
 
 def _refuse(spec: SweepSpec, cell: Cell, parameter: str, error: UsageError) -> None:
@@ -206,7 +207,7 @@ def _refuse(spec: SweepSpec, cell: Cell, parameter: str, error: UsageError) -> N
 
 
 def _declaration(
-    spec: SweepSpec, overrides: Sequence[str], cells: list[Cell], data: list[PreparedData], folder: SweepFolder
+    spec: SweepSpec, overrides: Sequence[str], cells: list[Cell], data: list[Prepared], folder: SweepFolder
 ) -> Declaration:
     content = {"spec": resolved_yaml(spec), "cells": [cell.key for cell in cells], "data": [d.digest for d in data]}
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
@@ -214,7 +215,7 @@ def _declaration(
     history = earlier.history if earlier else []
     if not history or history[-1] != digest:
         history = [*history, digest]
-    facts = _facts(data)
+    facts = spec.task.facts(data)
     return Declaration(
         sweep=spec.sweep_id,
         name=spec.name,
@@ -239,8 +240,10 @@ def _declaration(
         report=dataclasses.asdict(spec.report),
         tune=_plain(spec.tree.get("tune") or {}),
         data=facts,
-        metrics=measured(facts),
-        objective=OBJECTIVE,
+        metrics=spec.task.measured(facts),
+        objective=spec.task.objective,
+        task=spec.task.name,
+        notices=spec.task.notices(facts, [cell.settings for cell in cells]),
         file=public_file(str(spec.path)),
         path=str(spec.path),
         overrides=list(overrides),
@@ -251,30 +254,6 @@ def _declaration(
         components={arm: list(on) for arm, on in spec.components.items()},
         claims=frozen_claims(spec, cells, folder),
     )
-
-
-def _facts(data: list[PreparedData]) -> dict[str, Any]:
-    """Return what a declaration says about the data."""
-    first, absent = data[0], _absent(data)
-    return {
-        "dataset": first.dataset,
-        "digest": first.digest,
-        "num_train": first.num_train,
-        "num_val": first.num_val,
-        "num_test": first.num_test,
-        "num_classes": first.num_classes,
-        "image_shape": list(first.image_shape),
-        **({"test_counts": list(first.test_counts)} if first.test_counts else {}),
-        **({"absent": absent} if absent else {}),
-    }
-
-
-def _absent(data: list[PreparedData]) -> dict[str, list[str]]:
-    """Return {part: classes without an image in it} over all cells."""
-    found: dict[str, list[str]] = {}
-    for part, names in (entry for prepared in data for entry in prepared.absent.items()):
-        found[part] = list(dict.fromkeys([*found.get(part, []), *names]))
-    return found
 
 
 def _plain(content: Any) -> Any:

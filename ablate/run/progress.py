@@ -16,10 +16,10 @@ from rich.text import Text
 
 from ablate.errors import printable
 from ablate.metrics import Metric
-from ablate.run.schedule import CellRun, Schedule, work
+from ablate.run.schedule import CellRun, Schedule
 from ablate.signals import drop_dead_outputs
 from ablate.store.declaration import Declaration, DeclaredCell, Proposal
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 
 
 class Progress:
@@ -48,9 +48,11 @@ class Progress:
 
     def finished(self, cell: DeclaredCell, proposal: Proposal, record: TrialRecord, is_new: bool) -> None:
         """Note a trial that ended in this run, or (not `is_new`) in another sweep."""
-        if is_new and record.state != "failed":
+        task = record.known_task
+        if is_new and record.state != "failed" and task is not None:
             self.busy_s += record.duration_s
-            self.work_done += work(cell) * record.num_epochs / max(1, int(proposal.settings["epochs"]))
+            share = record.num_epochs / max(1, task.num_epochs(proposal.settings))
+            self.work_done += task.work(cell.settings) * share
         if self.live is None and self.schedule is not None:
             done, planned = self.schedule.num_finished(), self.schedule.declaration.num_trials
             outcome = _outcome(self.schedule.declaration, record)
@@ -69,7 +71,7 @@ class Progress:
         for run in self.schedule.cells:
             declaration = self.schedule.declaration
             missing = declaration.trials_per_cell + declaration.num_seeds - len(run.records)
-            left += max(0, missing) * work(run.declared)
+            left += max(0, missing) * run.cell.task.work(run.declared.settings)
         return left * self.busy_s / self.work_done / self.jobs
 
     def _left_text(self) -> str:

@@ -14,14 +14,13 @@ import pyarrow as pa
 from ablate.errors import AblateError, UsageError
 from ablate.places import Place, local_view
 from ablate.provenance import code_version, library_versions
-from ablate.registry import KINDS, load_imports
 from ablate.run.checkpoints import Checkpoints
-from ablate.run.pack import Pack, device_name
-from ablate.store.ledger import NUMBERS, Ledger, TrialRecord, layers_table, same_layers
-from ablate.tasks.image_classification.config import ConfigError, resolve, trial_key
-from ablate.tasks.image_classification.data.prepare import load, prepare
-from ablate.tasks.image_classification.training.device import choose_device, prepare_process
-from ablate.tasks.request import Task
+from ablate.run.pack import Pack, Request
+from ablate.store.ledger import NUMBERS, Ledger, layers_table, same_layers
+from ablate.store.record import TrialRecord
+from ablate.tasks import catalog
+from ablate.tasks.parameters import trial_key
+from ablate.tasks.registry import load_imports
 
 TOLERANCE = 0.05
 """Accuracy may differ this much where hardware or libraries differ: rounding then takes training another way, which
@@ -141,34 +140,36 @@ def reproduce(
         )
     load_imports(imports)
     try:
-        config = resolve(record.settings)
-    except ConfigError as error:
+        task = catalog.get(record.task.partition("@")[0])
+        settings = task.parameters.resolve(record.settings)
+    except UsageError as error:
         raise UsageError(
-            f"the trial {record.key} cannot be repeated with this version: {error}. Rows of your own need --import FILE"
+            f"the trial {record.key} cannot be repeated with this version: {error}. Rows and tasks of your "
+            "own need --import FILE"
         ) from None
-    changed = [f"{kind} {record.rows[kind]} is now {config.row(kind).stamp}" for kind in KINDS
-               if record.rows.get(kind, "") not in ("", config.row(kind).stamp)]  # fmt: skip
+    stamps = {"task": task.stamp, **task.parameters.stamps(settings)}
+    recorded = {"task": record.task, **record.rows}
+    changed = [f"{kind} {recorded[kind]} is now {stamp}" for kind, stamp in stamps.items()
+               if recorded.get(kind, "") not in ("", stamp)]  # fmt: skip
     if changed:
         raise UsageError(f"the trial {record.key} cannot be repeated with this version: {'; '.join(changed)}")
-    data = prepare(config, local_view(out) / "data")
+    data = task.prepare(settings, local_view(out) / "data")
     if data.digest != record.data_digest:
-        raise UsageError(f"the data set {config.dataset} is not the one of the trial {record.key}: its digest differs")
-    if trial_key(config.fingerprint(data.digest), record.seed) != record.key:
+        raise UsageError(f"the data is not that of the trial {record.key}: its digest differs")
+    if trial_key(task.fingerprint(settings, data.digest), record.seed) != record.key:
         raise AblateError(f"the record of the trial {record.key} is damaged: its settings or its seed are another's")
-    torch_device = choose_device(device)
-    prepare_process(torch_device)
-    fields = {field.name for field in dataclasses.fields(Task)}
-    task = Task(**{key: value for key, value in dataclasses.asdict(record).items() if key in fields})
+    fields = {field.name for field in dataclasses.fields(Request)}
+    request = Request(**{key: value for key, value in dataclasses.asdict(record).items() if key in fields})
+    num_epochs, objective = task.num_epochs(settings), task.metric(task.objective)
 
     def report(epoch: int, values: list[float | None]) -> set[int]:
-        echo(f"epoch {epoch}/{config.epochs}: validation accuracy {values[0] or 0:.4f}")
+        echo(f"epoch {epoch}/{num_epochs}: {objective.label.lower()} {values[0] or 0:.4f}")
         return {0} if record.state == "pruned" and epoch >= record.num_epochs else set()
 
-    dataset = load(data.path).to(torch_device)
     kept = Checkpoints(weights) if weights else None
     provenance = {**code_version(), **library_versions()}
-    (repeated,) = Pack([task], dataset, torch_device, None, provenance, kept).train(report)
-    now = {**library_versions(), "device": device_name(torch_device)}
+    (repeated,) = Pack(task, [request], device, data.path, None, provenance, kept).run(report)
+    now = {**library_versions(), "device": task.device_name(device)}
     differing = [f"{key} {record.provenance.get(key, 'unknown')}, here {now[key]}" for key in SAME
                  if record.provenance.get(key) != now.get(key)]  # fmt: skip
     return Reproduction(record, repeated, differing, tolerance, _same_layers(ledger.read_layers(record), repeated))

@@ -19,16 +19,15 @@ from ablate.places import ObjectPath, Place, local_view
 from ablate.provenance import code_version, library_versions
 from ablate.run.launch.tuner import Resources, run_schedule
 from ablate.run.origins import foreign_lines
-from ablate.run.pack import device_name
 from ablate.run.plan import Plan
 from ablate.run.progress import Progress
 from ablate.run.schedule import CellRun, Schedule
 from ablate.search.cell_search import CellSearch, new_storage
 from ablate.storage import cause, locked, write_atomically
 from ablate.store.declaration import DeclaredCell, Proposal
-from ablate.store.ledger import Ledger, TrialRecord
-from ablate.tasks.image_classification.data.prepare import PreparedData
-from ablate.tasks.image_classification.training.device import choose_device
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
+from ablate.tasks.base import Prepared, Task
 from ablate.tracking.mirror import Mirror
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def run_plan(
             console.print(f"{schedule.restored} of {plan.declaration.num_trials} trials are in the ledger already")
         reused: list[TrialRecord] = []
         known = [r for run in schedule.cells for r in [*run.records.values(), *run.extra_records.values()]]
-        _announce(known, device if address == "local" else None, console)
+        _announce(plan.spec.task, known, device if address == "local" else None, console)
 
         def started(num_nodes: int, jobs: int) -> None:
             progress.jobs = jobs
@@ -110,7 +109,7 @@ def run_plan(
             if isinstance(error, OSError):
                 raise _stopped(plan, error, where_options(device, address)) from error
             raise
-        _announce(reused, device if address == "local" else None, console)
+        _announce(plan.spec.task, reused, device if address == "local" else None, console)
         is_out_of_time = not schedule.is_finished() and time.monotonic() >= deadline
         cells = [run.trials() for run in schedule.cells]
         mirror.settle(timeout_s=30)  # The report's entries link to the runs of their cells.
@@ -172,11 +171,11 @@ def _stopped(plan: Plan, error: OSError, where: Mapping[str, str]) -> SweepStopp
     )
 
 
-def _announce(records: Sequence[TrialRecord], device: str | None, console: Console) -> None:
+def _announce(task: Task, records: Sequence[TrialRecord], device: str | None, console: Console) -> None:
     """Say which of the reused trials are of another commit, torch or class of device; None is a cluster's, unknown."""
     present = {**code_version(), **library_versions()}
     if device is not None:
-        present["device"] = device_name(choose_device(device))
+        present["device"] = task.device_name(device)
     for line in foreign_lines(records, present):
         console.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
 
@@ -212,17 +211,20 @@ def _resources(plan: Plan, jobs: int | None, device: str, address: str, deadline
         out=plan.out.resolve(),
         sweep=plan.spec.sweep_id,
         data={data.digest: _for_workers(plan.out, data) for data in plan.data},
+        task=plan.spec.task.name,
         imports=[Path(path) for path in plan.spec.import_paths],
         keep_weights=plan.spec.confirm.keep_weights,
         deadline=deadline,
     )
 
 
-def _for_workers(out: Place, data: PreparedData) -> Place:
-    """Return where workers find prepared data: the file itself, or its copy in an object store.
+def _for_workers(out: Place, data: Prepared) -> Place | None:
+    """Return where workers find prepared data: the file itself, or its copy in an object store; None without one.
 
-    Its name has the digest and that of the file: images of one digest may lie in another folder than before.
+    Its name has the digest and that of the file: data of one digest may lie in another folder than before.
     """
+    if data.path is None:
+        return None
     if isinstance(out, Path):
         return data.path.resolve()
     copy = out / "data" / f"{data.digest}-{data.path.name}"

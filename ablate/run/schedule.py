@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ablate.run.checkpoints import Checkpoints
+from ablate.run.pack import Request
 from ablate.search.cell_search import CellSearch
 from ablate.seeds import derive_seed
 from ablate.storage import listed
 from ablate.store.declaration import EXTRA_PHASES, CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder
-from ablate.store.ledger import Ledger, TrialRecord
+from ablate.store.ledger import Ledger
+from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import Cell
-from ablate.tasks.image_classification.config import ConfigError, resolve, trial_key
-from ablate.tasks.request import Task
+from ablate.tasks.base import Task
+from ablate.tasks.parameters import ConfigError, trial_key
 
 # Told of every record that comes after the schedule was made: cell, proposal, record, and whether the trial ran here
 # (another sweep can have written the record since).
@@ -31,7 +33,7 @@ class PackAssignment:
     """Trials of one cell that one worker trains together."""
 
     cell: int
-    tasks: list[Task]
+    requests: list[Request]
     proposals: list[Proposal]
 
 
@@ -146,7 +148,7 @@ class Schedule:
                     self._keep_decision(run, proposal)
                 run.running.add(proposal.key)
                 self._tell_running()
-                return PackAssignment(index, [self._task(run, proposal)], [proposal])
+                return PackAssignment(index, [_request(run, proposal)], [proposal])
         return None
 
     def _next_proposal(self, run: CellRun) -> Proposal | None:
@@ -181,7 +183,7 @@ class Schedule:
             and proposal.phase == "tune"
             and run.search.report(proposal.number, epoch, value)
             and proposal.key not in run.unstoppable
-            and epoch < int(proposal.settings["epochs"])
+            and epoch < run.cell.task.num_epochs(proposal.settings)
         ]
 
     def on_finished(self, pack: PackAssignment, records: Sequence[TrialRecord]) -> None:
@@ -234,7 +236,7 @@ class Schedule:
                 continue
             tuned, params = run.search.ask(number)
             seed = derive_seed(self.declaration.seed, "tune", number)
-            run.tune[number] = self._record(run, "tune", number, seed, run.cell.config(tuned).settings(), params)
+            run.tune[number] = self._record(run, "tune", number, seed, run.cell.config(tuned), params)
         for number in numbers:
             self._take_over(run, run.tune[number])
         return len(numbers) > 0
@@ -275,38 +277,35 @@ class Schedule:
 
     def _record(self, run: CellRun, phase: str, number: int, seed: int, settings: object, params: object) -> Proposal:
         plain = json.loads(json.dumps({"settings": settings, "params": params}))
-        key = _key(plain["settings"], run.data_digest, seed)
-        proposal = Proposal(cell=run.cell.key, phase=phase, number=number, key=key, seed=seed, **plain)
+        task = run.cell.task
+        key = _key(task, plain["settings"], run.data_digest, seed)
+        proposal = Proposal(cell=run.cell.key, phase=phase, number=number, key=key, seed=seed, task=task.stamp, **plain)
         self.folder.append_proposal(proposal)
         return proposal
 
-    def _task(self, run: CellRun, proposal: Proposal) -> Task:
-        return Task(
-            key=proposal.key,
-            fingerprint=proposal.key.partition("-")[0],
-            seed=proposal.seed,
-            phase=proposal.recorded_phase,
-            settings=proposal.settings,
-            data_digest=run.data_digest,
-        )
-
     def _work_left(self, run: CellRun) -> float:
         left = self.declaration.trials_per_cell + self.declaration.num_seeds - len(run.records) - len(run.running)
-        return left * work(run.declared)
+        return left * run.cell.task.work(run.declared.settings)
 
 
-def _key(settings: dict[str, Any], data_digest: str, seed: int) -> str:
-    return trial_key(resolve(settings).fingerprint(data_digest), seed)
+def _request(run: CellRun, proposal: Proposal) -> Request:
+    return Request(
+        key=proposal.key,
+        fingerprint=proposal.key.partition("-")[0],
+        seed=proposal.seed,
+        phase=proposal.recorded_phase,
+        settings=proposal.settings,
+        data_digest=run.data_digest,
+    )
+
+
+def _key(task: Task, settings: dict[str, Any], data_digest: str, seed: int) -> str:
+    return trial_key(task.fingerprint(task.parameters.resolve(settings), data_digest), seed)
 
 
 def _is_whole(run: CellRun, proposal: Proposal) -> bool:
     """Whether a proposal has the key of its settings; one that was damaged must not condemn a record."""
     try:
-        return _key(proposal.settings, run.data_digest, proposal.seed) == proposal.key
+        return _key(run.cell.task, proposal.settings, run.data_digest, proposal.seed) == proposal.key
     except ConfigError:
         return False
-
-
-def work(cell: DeclaredCell) -> float:
-    """Return a rough measure of a cell's time a trial: layers times epochs."""
-    return float(cell.settings.get("depth") or 20) * float(cell.settings.get("epochs") or 20)

@@ -8,17 +8,14 @@ from typing import Any
 
 from ablate.errors import UsageError, choices_text
 from ablate.places import Place
-from ablate.registry import Value
-from ablate.run.pack import Pack
-from ablate.run.plan import check_batch_size, make_plan
-from ablate.store.ledger import TrialRecord
+from ablate.run.pack import Pack, Request
+from ablate.run.plan import check_data, make_plan
+from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import Cell
 from ablate.sweepfile.document import Document
 from ablate.sweepfile.space import label
-from ablate.tasks.image_classification.config import ConfigError, trial_key
-from ablate.tasks.image_classification.data.prepare import load
-from ablate.tasks.image_classification.training.device import choose_device, prepare_process
-from ablate.tasks.request import Task
+from ablate.tasks.parameters import ConfigError, trial_key
+from ablate.tasks.registry import Value
 
 
 def train_one(
@@ -47,35 +44,34 @@ def train_one(
     cell, data = plan.cells[index], plan.data[index]
     values = _values(tuned, cell)
     try:
-        config = cell.config(values)
-        check_batch_size(config.batch_size, data)
+        settings = cell.config(values)
+        check_data(cell.task, settings, data)
     except ConfigError as error:
         name = error.parameter
         given = next((f"--with {text}: " for text in reversed(tuned) if text.partition("=")[0] == name), "")
         named = _names(cell, name)
         choices = f". {choices_text(values[name], named)}" if given and named else ""
         raise UsageError(f"{given}{error}{choices}") from None
-    for note in _notes(values, config.settings(), cell):
+    for note in _notes(values, settings, cell):
         echo(note)
-    fingerprint = config.fingerprint(data.digest)
-    torch_device = choose_device(device)
-    prepare_process(torch_device)
-    task = Task(
+    fingerprint = cell.task.fingerprint(settings, data.digest)
+    num_epochs, objective = cell.task.num_epochs(settings), cell.task.metric(cell.task.objective)
+    request = Request(
         key=trial_key(fingerprint, seed),
         fingerprint=fingerprint,
         seed=seed,
         phase="confirm",
-        settings=config.settings(),
+        settings=dict(settings),
         data_digest=data.digest,
     )
 
     def report(epoch: int, values: list[float | None]) -> set[int]:
-        if pack.members[0].record is None:  # One that diverged has no accuracy.
-            echo(f"epoch {epoch}/{config.epochs}: validation accuracy {values[0]:.4f}")
+        if pack.members[0].record is None:  # One that diverged has no number.
+            echo(f"epoch {epoch}/{num_epochs}: {objective.label.lower()} {values[0]:.4f}")
         return set()
 
-    pack = Pack([task], load(data.path).to(torch_device), torch_device)
-    (record,) = pack.train(report)
+    pack = Pack(cell.task, [request], device, data.path)
+    (record,) = pack.run(report)
     if record.state == "diverged":
         place = f"epoch {record.diverged_epoch}, step {record.diverged_step}, layer {record.diverged_layer}"
         echo(f"diverged in {place}: {record.message}")

@@ -12,14 +12,14 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from ablate.metrics import Metric
-from ablate.registry import Value
 from ablate.search.journal import Journal
 from ablate.search.pruning import build_pruner, startup_trials
 from ablate.search.samplers import build_sampler
 from ablate.seeds import derive_seed
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import Cell
 from ablate.sweepfile.grid_points import shuffled_grid
+from ablate.tasks.registry import Value
 
 
 def new_storage(file: Path) -> optuna.storages.BaseStorage:
@@ -73,11 +73,6 @@ class CellSearch:
     def _direction(self) -> Literal["maximize", "minimize"]:
         return "maximize" if self.objective.direction == "max" else "minimize"
 
-    @property
-    def _worst(self) -> float | None:
-        """What a diverged trial is told as: the worst value there is; None where there is no bound."""
-        return self.objective.low if self.objective.direction == "max" else self.objective.high
-
     def ask(self, number: int, known: dict[str, Any] | None = None) -> tuple[dict[str, Value], dict[str, Any]]:
         """Return (tuned parameters, the sampler's own values) of a proposal; `known` values are repeated."""
         given: Mapping[str, Any] | None = known
@@ -126,13 +121,14 @@ class CellSearch:
         trial = self.trials[number]
         trial.set_user_attr("key", record.key)
         # A trial reports the worst value for the epoch in which it diverged; its curve does not have that epoch.
-        last = [self._worst] if record.state == "diverged" and self._worst is not None else []
+        worst = self.objective.worst
+        last = [worst] if record.state == "diverged" and worst is not None else []
         for epoch, value in enumerate([*record.curves.get(self.objective.name, []), *last], start=1):
             self.report(number, epoch, value)
         if record.state == "complete":
             self.study.tell(trial, record.metrics[self.objective.name])
-        elif record.state == "diverged" and self._worst is not None:
-            self.study.tell(trial, self._worst)
+        elif record.state == "diverged" and worst is not None:
+            self.study.tell(trial, worst)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
 

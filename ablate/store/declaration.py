@@ -30,18 +30,18 @@ from ablate.errors import DamagedError, UsageError, choices_text
 from ablate.metrics import Metric
 from ablate.places import Place
 from ablate.storage import Lines, OddFileError, listed, read_file, write_atomically, write_view
-from ablate.store.ledger import Ledger, TrialRecord, check_version
-from ablate.tasks.image_classification.config import OBJECTIVE, SHOWN, as_read, measured
+from ablate.store.ledger import Ledger, check_version
+from ablate.store.record import TrialRecord
+from ablate.tasks import catalog
+from ablate.tasks.base import Task
+from ablate.tasks.parameters import FIRST_TASK
 
-SCHEMA_VERSION = 3
-"""2: without `metrics` and `objective`. 1: also without `space` of a cell, `runner_up`, `audit`, `design` and
-`components`."""
-WITH_METRICS = 3
+SCHEMA_VERSION = 4
+"""3: without `task` and `notices`. 2: also without `metrics` and `objective`. 1: also without `space` of a cell,
+`runner_up`, `audit`, `design` and `components`."""
+WITH_NOTICES = 4
 SWEEP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,99})?")
 """Name or name@profile: it becomes a folder."""
-DATA_NUMBERS = ("num_train", "num_val", "num_test", "num_classes")
-ENOUGH_IMAGES = 100
-"""With fewer images one of them is worth more than a point."""
 EXTRA_PHASES = ("runner_up", "audit")
 """Trials beside the table: the runner-up's confirm trials, and stopped trials that are run to their end."""
 LATEST = "ledger/latest_sweep"
@@ -111,9 +111,8 @@ class DeclaredClaim:
 class Declaration:
     """The present declaration of a sweep.
 
-    `axes` maps each axis to the labels of its levels in the file's order. `data` has dataset, digest,
-    num_train, num_val, num_test, num_classes and image_shape [C, H, W]; since there is a second version test_counts,
-    the test images of each class, and absent, {part: classes without an image in it}. `report` has rows, columns,
+    `task` is the name of what each trial does. `axes` maps each axis to the labels of its levels in the file's order.
+    `data` are the task's facts about the data, `notices` what it is too little to tell. `report` has rows, columns,
     metric, baseline. `metrics` are those that a table can show, with the floor on these data; `objective` names the one
     that tuning optimises. `file` is the sweep file's name
     as `public_file` gives it, `path` its path as it was given, which only the terminal shows. `history` holds the hash
@@ -138,6 +137,8 @@ class Declaration:
     data: dict[str, Any]
     metrics: list[Metric]
     objective: str
+    task: str = catalog.DEFAULT
+    notices: list[str] = field(default_factory=list)
     file: str = ""
     path: str = ""
     overrides: list[str] = field(default_factory=list)
@@ -166,16 +167,9 @@ class Declaration:
             sides = [{**claim.levels, claim.axis: side} for side in (claim.better, claim.worse)]
             if any(side not in [cell.levels for cell in self.cells] for side in sides) and not claim.is_withdrawn:
                 raise ValueError("a claim compares cells that there are not")
-        for name in DATA_NUMBERS:
-            number = self.data.get(name)
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"data.{name} must be a number of images or classes")
-        counts = self.data.get("test_counts")
-        if counts is not None and not _are_counts(counts, self.data["num_classes"], self.data["num_test"]):
-            raise ValueError("data.test_counts must be the number of test images of each class")
-        absent = self.data.get("absent", {})
-        if not isinstance(absent, dict) or not all(isinstance(names, list) for names in absent.values()):
-            raise ValueError("data.absent must be lists of classes")
+        task = self.known_task
+        if task is not None:
+            task.check_facts(self.data)
         for name in ("rows", "columns", "baseline", "metric"):
             text = self.report.get(name)
             if text is not None and (
@@ -185,6 +179,11 @@ class Declaration:
         for known in (self.objective, self.report.get("metric")):
             if known not in [metric.name for metric in self.metrics]:
                 raise ValueError(f"there is no metric {str(known)[:100]!r}")
+
+    @property
+    def known_task(self) -> Task | None:
+        """The task, if it is known here: a user's is where its file was imported."""
+        return catalog.find(self.task)
 
     def command(self, name: str, commands: Commands, options: Mapping[str, str | None] | None = None) -> str:
         """Return the command line that runs `name` on this sweep again, with further options."""
@@ -238,7 +237,8 @@ class Proposal:
     """A trial that was decided on.
 
     `phase` is tune, confirm, runner_up or audit. `number` is the trial's number within its cell while tuning and in
-    an audit, the replicate otherwise. `params` are the sampler's own values, `settings` the flat configuration.
+    an audit, the replicate otherwise. `params` are the sampler's own values, `settings` the flat configuration, `task`
+    is the task's stamp.
     """
 
     cell: Key
@@ -248,6 +248,7 @@ class Proposal:
     seed: int
     settings: dict[str, Any]
     params: dict[str, Any] = field(default_factory=dict)
+    task: str = FIRST_TASK
 
     __pydantic_config__ = STRICT
 
@@ -361,9 +362,9 @@ class SweepFolder:
             content = read_file(file)
             version = json.loads(content)["schema_version"]
             check_version(file, version, SCHEMA_VERSION)
-            declaration = from_json(Declaration, content if version >= WITH_METRICS else _upgraded(content))
+            declaration = from_json(Declaration, content if version >= WITH_NOTICES else _upgraded(content))
             declaration.check()
-            cells = [dataclasses.replace(cell, settings=_as_read(cell)) for cell in declaration.cells]
+            cells = [dataclasses.replace(cell, settings=_as_read(cell, declaration)) for cell in declaration.cells]
         except (OddFileError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"cannot read {file}: {' '.join(str(error).split())[:500]}") from None
         return dataclasses.replace(declaration, cells=cells)
@@ -417,7 +418,10 @@ class SweepFolder:
             except ValueError:
                 num_others += 1
                 continue
-            proposals.append(dataclasses.replace(proposal, settings=as_read(proposal.settings)))
+            task = catalog.find(proposal.task.partition("@")[0])
+            if task is not None:
+                proposal = dataclasses.replace(proposal, settings=task.parameters.as_read(proposal.settings))
+            proposals.append(proposal)
         self.num_damaged = self._proposals.num_damaged + num_others
         return proposals
 
@@ -432,15 +436,21 @@ class SweepFolder:
 
 
 def _upgraded(content: bytes) -> bytes:
-    """Return a declaration's JSON with the metrics, which an earlier version did not write."""
-    earlier = json.loads(content)
-    metrics = [dataclasses.asdict(metric) for metric in measured(earlier["data"])]
-    report = {"metric": SHOWN, **earlier["report"]}
-    return json.dumps({**earlier, "report": report, "metrics": metrics, "objective": OBJECTIVE}).encode()
+    """Return a declaration's JSON with the metrics and notices that an earlier version did not write."""
+    earlier, task = json.loads(content), catalog.get(catalog.DEFAULT)
+    facts = earlier["data"]
+    task.check_facts(facts)
+    earlier["report"] = {"metric": task.shown, **earlier["report"]}
+    earlier.setdefault("metrics", [dataclasses.asdict(metric) for metric in task.measured(facts)])
+    earlier.setdefault("objective", task.objective)
+    earlier.setdefault("notices", task.notices(facts, [cell["settings"] for cell in earlier["cells"]]))
+    return json.dumps(earlier).encode()
 
 
-def _as_read(cell: DeclaredCell) -> dict[str, Any]:
-    return {name: value for name, value in as_read(cell.settings).items() if name not in cell.tuned}
+def _as_read(cell: DeclaredCell, declaration: Declaration) -> dict[str, Any]:
+    task = declaration.known_task
+    settings = cell.settings if task is None else task.parameters.as_read(cell.settings)
+    return {name: value for name, value in settings.items() if name not in cell.tuned}
 
 
 def _is_definition(part: dict[str, Any]) -> bool:
@@ -455,28 +465,6 @@ def _is_definition(part: dict[str, Any]) -> bool:
     return {"log", "step", "kind"} <= part.keys() and not (part["log"] and low <= 0)
 
 
-def _are_counts(counts: Any, num_classes: int, total: int) -> bool:
-    is_list = isinstance(counts, list) and len(counts) == num_classes
-    return is_list and all(type(count) is int and count >= 0 for count in counts) and sum(counts) == total
-
-
-def data_notices(declaration: Declaration) -> list[str]:
-    """Return what the images are too few to tell, or cannot tell."""
-    data, found = declaration.data, []
-    asked = [cell.settings.get("num_val") for cell in declaration.cells]
-    num_val = min(number if isinstance(number, int) else data["num_val"] for number in asked)
-    for part, number, effect in (
-        ("validation", num_val, "tune trials can tie, and the first of them is confirmed then; num_val holds out more"),
-        ("test", data["num_test"], "smaller differences cannot be seen in a single trial"),
-    ):
-        if number < ENOUGH_IMAGES:
-            found.append(f"one of the {number} {part} images is worth {100 / number:.1f} points: {effect}")
-    for part, names in data.get("absent", {}).items():
-        shown = ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        found.append(f"no {part} image shows {shown}: accuracy says nothing about what has no image")
-    return found
-
-
 def tie_notices(cells: list[CellTrials]) -> list[str]:
     """Return at most one sentence: where the best tune trials tie, so that their order decided."""
     places = []
@@ -489,7 +477,9 @@ def tie_notices(cells: list[CellTrials]) -> list[str]:
     if not places:
         return []
     shown = "; ".join(places[:10]) + (f"; and {len(places) - 10} more cells" if len(places) > 10 else "")
-    return [f"the best tune trials tie on the validation images, and the first of them was confirmed: {shown}"]
+    return [
+        f"the best tune trials tie in {cells[0].objective.label.lower()}, and the first of them was confirmed: {shown}"
+    ]
 
 
 def sweeps(out: Place) -> list[str]:

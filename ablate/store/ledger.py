@@ -21,7 +21,6 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -34,63 +33,11 @@ from ablate.errors import DamagedError, LedgerError, printable
 from ablate.places import Place
 from ablate.processes import map_in_two
 from ablate.storage import OddFileError, listed, move, read_file, write_atomically
-from ablate.tasks.image_classification.config import ACCURACIES, METRICS, as_read, fingerprint, trial_key
+from ablate.store.record import MAPS, PHASES, SCHEMA, SCHEMA_VERSION, STATES, TrialRecord
+from ablate.tasks.parameters import trial_key
 
-SCHEMA_VERSION = 2
-"""1: without `cell`; the files of pruned and failed trials are named <key>~<sweep>.parquet."""
 LAYERS_SCHEMA_VERSION = 1
-STATES = ("complete", "pruned", "diverged", "failed")
-PHASES = ("tune", "confirm")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRecord:
-    """A finished trial.
-
-    `state` is complete, pruned, diverged (a result) or failed with a `reason` (infrastructure, out_of_memory,
-    error) and a `message`. `settings` is the flat configuration, `rows` the version of each row it uses.
-    `metrics` are numbers after the last epoch: val_accuracy in [0, 1], and test_accuracy where `phase` is
-    "confirm". `curves` hold one number an epoch. `diverged_*` say where a diverged trial went wrong: epoch
-    counts from 1, step from 0 within the whole training, layer is the first offending one.
-    `weights_digest` is a hash of all weights and buffers at the end, equal only where they are equal bit for bit.
-    `provenance` says with what it was computed (git_sha, git_dirty, ablate, torch, python, device, …); never
-    a user's or a host's name. `sweep` and `cell` are the sweep's id and the cell's key for pruned and failed
-    trials, else empty.
-    `layers` are the columns of the trial's table of layers: epoch (from 1), position (from 0, the input's side), layer
-    (its name), then a number column for each diagnostic. They are empty in a record that was read: `read_layers`.
-    """
-
-    key: str
-    fingerprint: str
-    seed: int
-    phase: str
-    state: str
-    settings: dict[str, Any]
-    rows: dict[str, str]
-    data_digest: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    curves: dict[str, list[float]] = field(default_factory=dict)
-    num_epochs: int = 0
-    num_parameters: int = 0
-    duration_s: float = 0.0
-    reason: str = ""
-    message: str = ""
-    diverged_epoch: int | None = None
-    diverged_step: int | None = None
-    diverged_layer: str = ""
-    weights_digest: str = ""
-    provenance: dict[str, str] = field(default_factory=dict)
-    started_at: str = ""
-    finished_at: str = ""
-    sweep: str = ""
-    cell: str = ""
-    layers: dict[str, list[Any]] = field(default_factory=dict, compare=False)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether any sweep may use this trial: its outcome depends on its configuration and seed only."""
-        return self.state in ("complete", "diverged")
 
 
 class Trial(Protocol):
@@ -125,8 +72,6 @@ class Stored(NamedTuple):
         return self.own if self.own is not None and self.own.state == "pruned" else self.shared or self.own
 
 
-BOUNDED = {metric.name: metric for metric in METRICS if metric.name in ACCURACIES}
-MAPS = ("rows", "metrics", "provenance")
 MAX_DURATION_S = 1e9
 """No trial takes 30 years."""
 BATCH = 500
@@ -135,37 +80,6 @@ MAX_ALONE = 2_000
 """More files than these take longer than the start of a second process."""
 READERS = 4
 """Threads that read files; pyarrow's own threads and its dataset take half as long again for files of one row."""
-SCHEMA = pa.schema(
-    [
-        ("schema_version", pa.int32()),
-        ("key", pa.string()),
-        ("fingerprint", pa.string()),
-        ("seed", pa.int64()),
-        ("phase", pa.string()),
-        ("state", pa.string()),
-        ("settings", pa.string()),
-        ("rows", pa.map_(pa.string(), pa.string())),
-        ("data_digest", pa.string()),
-        ("metrics", pa.map_(pa.string(), pa.float64())),
-        ("curves", pa.map_(pa.string(), pa.list_(pa.float64()))),
-        ("num_epochs", pa.int32()),
-        ("num_parameters", pa.int64()),
-        ("duration_s", pa.float64()),
-        ("reason", pa.string()),
-        ("message", pa.string()),
-        ("diverged_epoch", pa.int32()),
-        ("diverged_step", pa.int64()),
-        ("diverged_layer", pa.string()),
-        ("weights_digest", pa.string()),
-        ("provenance", pa.map_(pa.string(), pa.string())),
-        ("started_at", pa.string()),
-        ("finished_at", pa.string()),
-        ("sweep", pa.string()),
-        ("cell", pa.string()),
-    ]
-)
-
-
 REQUIRED = (
     "schema_version",
     *(
@@ -283,7 +197,7 @@ def _to_table(record: TrialRecord) -> pa.Table:
     del row["layers"]
     row["schema_version"] = SCHEMA_VERSION
     row["settings"] = json.dumps(record.settings, sort_keys=True)
-    for name in ("rows", "metrics", "curves", "provenance"):
+    for name in (*MAPS, "curves", "items"):
         row[name] = sorted(row[name].items())
     return pa.Table.from_pylist([row], schema=SCHEMA)
 
@@ -318,9 +232,14 @@ def _from_rows(table: pa.Table) -> list[TrialRecord]:
                     raise ValueError(f"{name} has an entry twice")
         if curves is not None:
             present["curves"] = curves[index]
+        if "items" in present:
+            present["items"] = dict(present["items"])
         record = TrialRecord(**present)
         _check_values(record)
-        records.append(dataclasses.replace(record, settings=as_read(record.settings)))
+        task = record.known_task
+        if task is not None:
+            record = dataclasses.replace(record, settings=task.parameters.as_read(record.settings))
+        records.append(record)
     return records
 
 
@@ -346,25 +265,15 @@ def _check_values(record: TrialRecord) -> None:
         raise ValueError(f"a trial cannot take {record.duration_s} s and {record.num_epochs} epochs")
     if record.num_parameters < 0:
         raise ValueError(f"a net cannot have {record.num_parameters} parameters")
-    needed = {"tune": ("val_accuracy",), "confirm": ("val_accuracy", "test_accuracy")}[record.phase]
+    task = record.known_task
+    if task is None:  # Of a user's task whose file was not imported.
+        return
+    needed = {"tune": (task.objective,), "confirm": (task.objective, task.shown)}[record.phase]
     for name in needed if record.state == "complete" else ():
         value = record.metrics.get(name)
         if value is None or not math.isfinite(value):
             raise ValueError(f"a complete trial needs a {name}, but it is {value}")
-    _check_numbers(record)
-
-
-def _check_numbers(record: TrialRecord) -> None:
-    """Check that every metric is within its bounds, and that a loss is NaN only where that of validation ended so."""
-    for name, numbers in [*((name, [number]) for name, number in record.metrics.items()), *record.curves.items()]:
-        metric = BOUNDED.get(name)
-        if metric is not None and not all([metric.allows(number) for number in numbers]):
-            wrong = next(number for number in numbers if not metric.allows(number))
-            raise ValueError(f"{name[:50]} is {wrong}, but it must be {metric.range_text()}")
-    for name, number in record.metrics.items():
-        curve = record.curves.get(name.replace("test_", "val_"), [])
-        if "loss" in name and math.isnan(number) and not (curve and math.isnan(curve[-1])):
-            raise ValueError(f"{name[:50]} is nan")
+    task.check_record(record.metrics, record.curves)
 
 
 def _check_layers(table: pa.Table, num_epochs: int) -> None:
@@ -454,7 +363,10 @@ def _unasked(record: TrialRecord, trial: Trial | None) -> str:
 
 def _is_whole(record: TrialRecord) -> bool:
     """Whether a record has the key of its own settings, rows, data and seed."""
-    own = fingerprint(record.settings, record.rows, record.data_digest)
+    task = record.known_task
+    if task is None:
+        return False
+    own = task.parameters.fingerprint(record.settings, record.rows, record.data_digest, record.task)
     return record.fingerprint == own and record.key == trial_key(own, record.seed)
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
 
-from ablate.registry import Value
 from ablate.sweepfile.model import SweepSpec
 from ablate.sweepfile.space import CellSpace
 from ablate.sweepfile.start_points import start_points
-from ablate.tasks.image_classification.config import CORE, TrialConfig, resolve, written
+from ablate.tasks.base import Settings, Task
+from ablate.tasks.parameters import FIRST_TASK
+from ablate.tasks.registry import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Cell:
     that are added.
     """
 
+    task: Task
     levels: Mapping[str, str]
     settings: Mapping[str, Value]
     space: CellSpace
@@ -47,34 +49,39 @@ class Cell:
     @property
     def max_epochs(self) -> int:
         """The most epochs that a trial of the cell can have."""
-        definitions = self.space.definitions("epochs")
+        definitions = self.space.definitions(self.task.length)
         values = [value for definition in definitions for value in definition.candidates()]
+        numbers = [int(str(value)) for value in values]
         if not values or any(definition.when for definition in definitions):
-            values.append(self.settings.get("epochs", CORE["epochs"].default))
-        return max(int(str(value)) for value in values)
+            numbers.append(self.task.num_epochs(self.settings))
+        return max(numbers)
 
-    def config(self, tuned: Mapping[str, Value]) -> TrialConfig:
-        """Return the configuration of a trial with these values of the tuned parameters.
+    def config(self, tuned: Mapping[str, Value]) -> Settings:
+        """Return the whole configuration of a trial with these values of the tuned parameters.
 
         Raises:
             ConfigError: A value is wrong, or a row does not allow the combination.
         """
-        return resolve({**self.settings, **tuned})
+        return self.task.parameters.resolve({**self.settings, **tuned})
 
 
 def build_cells(spec: SweepSpec) -> list[Cell]:
     """Return the cells, in the order of the file: the last axis varies fastest."""
-    cells = []
+    cells, core = [], spec.task.parameters.core
     for labels in product(*spec.axes.values()):
         levels = dict(zip(spec.axes, labels, strict=True))
         given = dict(spec.fixed)
         for axis, level in levels.items():
             given.update(spec.axes[axis][level])
-        space = CellSpace(spec.tune, given)
-        stamps = tuple(f"{row.kind}:{row.stamp}" for row in space.rows if row.name not in CORE[row.kind].unwritten)
+        space = CellSpace(spec.task.parameters, spec.tune, given)
+        stamps = tuple(f"{row.kind}:{row.stamp}" for row in space.rows if row.name not in core[row.kind].unwritten)
         start = start_points(space, spec.budget.start_from)
         key = _key(spec, levels, space, stamps, start)
-        cells.append(Cell(levels=levels, settings=space.settings, space=space, stamps=stamps, key=key, start=start))
+        cells.append(
+            Cell(
+                task=spec.task, levels=levels, settings=space.settings, space=space, stamps=stamps, key=key, start=start
+            )
+        )
     return cells
 
 
@@ -108,7 +115,7 @@ def _key(
 ) -> str:
     content: dict[str, Any] = {
         "levels": levels,
-        "settings": written(space.settings),
+        "settings": spec.task.parameters.written(space.settings),
         "space": space.describe(),
         "rows": stamps,
         "sampler": spec.budget.sampler,
@@ -118,5 +125,7 @@ def _key(
     }
     if start:
         content["start"] = start
+    if spec.task.stamp != FIRST_TASK:
+        content["task"] = spec.task.stamp
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -7,26 +7,27 @@ from math import prod
 from typing import Any
 
 from ablate.errors import choices_text, shown
-from ablate.registry import Value
 from ablate.sweepfile.definitions import checked
 from ablate.sweepfile.model import ReportLayout
 from ablate.sweepfile.positions import Findings, Keys
 from ablate.sweepfile.shape import NAME, ReportOptions
 from ablate.sweepfile.space import label
-from ablate.tasks.image_classification.config import METRICS, parameters
+from ablate.tasks.base import Task
+from ablate.tasks.parameters import Parameters
+from ablate.tasks.registry import Value
 
 MAX_CELLS = 5000
 
 Levels = dict[str, dict[str, Value]]
 
 
-def read_fixed(fixed: Mapping[str, Any], findings: Findings) -> dict[str, Value]:
+def read_fixed(fixed: Mapping[str, Any], parameters: Parameters, findings: Findings) -> dict[str, Value]:
     """Return the fixed values that hold no mistake, in their parameters' types."""
-    values = {name: checked(name, ("fixed", name), value, findings) for name, value in fixed.items()}
+    values = {name: checked(parameters, name, ("fixed", name), value, findings) for name, value in fixed.items()}
     return {name: value for name, value in values.items() if ("fixed", name) not in findings.spoiled}
 
 
-def read_axes(axes: Mapping[str, Any], findings: Findings) -> dict[str, Levels]:
+def read_axes(axes: Mapping[str, Any], parameters: Parameters, findings: Findings) -> dict[str, Levels]:
     """Return {axis: {label: settings}}, without what holds a mistake."""
     found: dict[str, Levels] = {}
     for axis, levels in axes.items():
@@ -36,20 +37,20 @@ def read_axes(axes: Mapping[str, Any], findings: Findings) -> dict[str, Levels]:
         elif not levels:
             findings.at_value(keys, f"the axis {axis} has no levels")
         elif isinstance(levels, dict):
-            found[axis] = _read_arms(keys, levels, findings)
-        elif _is_variable(axis, keys, findings):
-            found[axis] = _read_levels(axis, keys, levels, findings)
+            found[axis] = _read_arms(parameters, keys, levels, findings)
+        elif _is_variable(parameters, axis, keys, findings):
+            found[axis] = _read_levels(parameters, axis, keys, levels, findings)
     num_cells = prod(len(levels) for levels in found.values())
     if num_cells > MAX_CELLS:
         findings.at_key(("axes",), f"a sweep has at most {MAX_CELLS} cells, but the axes make {num_cells}")
     return found
 
 
-def _read_levels(axis: str, keys: Keys, levels: list[Any], findings: Findings) -> Levels:
+def _read_levels(parameters: Parameters, axis: str, keys: Keys, levels: list[Any], findings: Findings) -> Levels:
     found: Levels = {}
     for index, raw in enumerate(levels):
         place = (*keys, index)
-        value = checked(axis, place, raw, findings)
+        value = checked(parameters, axis, place, raw, findings)
         if place in findings.spoiled:
             continue
         if label(value) in found:
@@ -58,7 +59,7 @@ def _read_levels(axis: str, keys: Keys, levels: list[Any], findings: Findings) -
     return found
 
 
-def _read_arms(keys: Keys, arms: dict[str, dict[str, Any]], findings: Findings) -> Levels:
+def _read_arms(parameters: Parameters, keys: Keys, arms: dict[str, dict[str, Any]], findings: Findings) -> Levels:
     found: Levels = {}
     for arm, settings in arms.items():
         place = (*keys, arm)
@@ -67,15 +68,15 @@ def _read_arms(keys: Keys, arms: dict[str, dict[str, Any]], findings: Findings) 
             continue
         found[arm] = {}
         for name, raw in settings.items():
-            if _is_variable(name, (*place, name), findings):
-                value = checked(name, (*place, name), raw, findings)
+            if _is_variable(parameters, name, (*place, name), findings):
+                value = checked(parameters, name, (*place, name), raw, findings)
                 if (*place, name) not in findings.spoiled:
                     found[arm][name] = value
     return found
 
 
-def _is_variable(name: str, keys: Keys, findings: Findings) -> bool:
-    known = parameters()
+def _is_variable(parameters: Parameters, name: str, keys: Keys, findings: Findings) -> bool:
+    known = parameters.all()
     if name not in known:
         what = "unknown parameter" if len(keys) > 2 else "an axis with a list of levels must be a parameter: unknown"
         findings.at_key(keys, f"{what} '{name}'. {choices_text(name, known)}")
@@ -122,7 +123,7 @@ def _defined_twice(name: str, first: tuple[str, Keys], second: tuple[str, Keys],
     findings.at_key(here, f"{name} is defined in {first[0]} and in {second[0]}: define it in one place{where}")
 
 
-def read_report(options: ReportOptions, axes: Mapping[str, Any], labels: Mapping[str, Levels],
+def read_report(options: ReportOptions, task: Task, axes: Mapping[str, Any], labels: Mapping[str, Levels],
                 findings: Findings) -> ReportLayout:  # fmt: skip
     """Return the table's layout; rows and columns that are left out are the first axes that are free.
 
@@ -141,9 +142,10 @@ def read_report(options: ReportOptions, axes: Mapping[str, Any], labels: Mapping
         columns = free[1] if rows is None and len(free) > 1 else free[0] if free else None
     if rows is None:
         rows = next((axis for axis in axes if axis != columns), None)
-    known_metrics = [metric.name for metric in METRICS]
-    if options.metric not in known_metrics:
-        unknown = f"unknown metric '{options.metric}'. {choices_text(options.metric, known_metrics)}"
+    known_metrics = [metric.name for metric in task.metrics]
+    shown_metric = options.metric or task.shown
+    if shown_metric not in known_metrics:
+        unknown = f"unknown metric '{shown_metric}'. {choices_text(shown_metric, known_metrics)}"
         findings.at_value(("report", "metric"), unknown)
     baseline = None if options.baseline is None else label(options.baseline)
     known = labels.get(columns or "", {})
@@ -151,4 +153,4 @@ def read_report(options: ReportOptions, axes: Mapping[str, Any], labels: Mapping
         rule = "baseline must be a level of the column axis"
         message = f"{rule} {columns}, but got '{baseline}'. {choices_text(baseline, known)}"
         findings.at_value(("report", "baseline"), message if columns else f"{rule}, but there is none")
-    return ReportLayout(rows=rows, columns=columns, metric=options.metric, baseline=baseline)
+    return ReportLayout(rows=rows, columns=columns, metric=shown_metric, baseline=baseline)

@@ -14,7 +14,6 @@ from ablate.sweepfile.model import SweepSpec
 from ablate.sweepfile.positions import Findings
 from ablate.sweepfile.space import Definition
 from ablate.sweepfile.start_points import as_sampled, matching
-from ablate.tasks.image_classification.config import parameters
 
 BUDGET = ("budget", "trials_per_cell")
 MAX_TRIALS = 1_000_000
@@ -49,21 +48,16 @@ def _check_pruner(spec: SweepSpec, cells: Sequence[Cell], findings: Findings) ->
     if "pruner" not in written and not budget.audit:
         return
     keys = ("budget", "pruner" if "pruner" in written else "audit")
-    is_shortened = any(findings.positions.value(place).line is None for place in (BUDGET, ("fixed", "epochs")))
+    is_shortened = any(findings.positions.value(place).line is None for place in (BUDGET, ("fixed", spec.task.length)))
     if is_shortened:
         return
-    if max(epochs for cell in cells for epochs in _epochs(cell)) < 2:
-        reason = "with epochs 1 no trial can be stopped before its end"
+    if max(cell.max_epochs for cell in cells) < 2:
+        reason = f"with {spec.task.length} 1 no trial can be stopped before its end"
         findings.at_value(keys, f"the pruner {budget.pruner} has nothing to judge: {reason}. Set pruner: none")
     least = 3 if budget.pruner == "median" else 2
     if budget.trials_per_cell < least:
         reason = f"it needs at least {least} trials a cell, but trials_per_cell is {budget.trials_per_cell}"
         findings.at_value(keys, f"the pruner {budget.pruner} has nothing to judge: {reason}. Set pruner: none")
-
-
-def _epochs(cell: Cell) -> list[int]:
-    tuned = [value for definition in cell.space.definitions("epochs") for value in definition.candidates()]
-    return [int(str(value)) for value in tuned or [cell.settings["epochs"]]]
 
 
 def _check_start_points(spec: SweepSpec, cells: Sequence[Cell], findings: Findings) -> None:
@@ -79,7 +73,7 @@ def _check_start_points(spec: SweepSpec, cells: Sequence[Cell], findings: Findin
         for name, value in point.items():
             keys = ("budget", "start_from", index, name)
             if name not in spec.tune:
-                what = "is not tuned here" if name in parameters() else "is no parameter"
+                what = "is not tuned here" if name in spec.task.parameters.all() else "is no parameter"
                 findings.at_key(keys, f"'{name}' {what}: known points name tuned parameters. "
                                 + choices_text(name, spec.tune))  # fmt: skip
                 continue
@@ -91,7 +85,7 @@ def _check_start_points(spec: SweepSpec, cells: Sequence[Cell], findings: Findin
 def _first_wrong(cells: Sequence[Cell], name: str, value: Any, point: dict[str, Any]) -> Definition | None:
     for cell in cells:
         for definition in matching(cell.space, name, point):
-            if as_sampled(definition, value) is None:
+            if as_sampled(cell.space.parameters, definition, value) is None:
                 return definition
     return None
 

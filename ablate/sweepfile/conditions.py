@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from graphlib import CycleError
 from itertools import combinations
 
-from ablate.registry import Value
 from ablate.sweepfile.definitions import Tune
 from ablate.sweepfile.positions import Findings
-from ablate.sweepfile.space import Definition, label, owners, suggestion_order
-from ablate.tasks.image_classification.config import parameters
+from ablate.sweepfile.space import Definition, label, suggestion_order
+from ablate.tasks.parameters import Parameters
+from ablate.tasks.registry import Value
 
 Axes = Mapping[str, Mapping[str, Mapping[str, Value]]]
 
@@ -29,10 +29,12 @@ def _exclude_each_other(first: Definition, second: Definition) -> bool:
     return any(not set(first.when[name]) & set(second.when[name]) for name in shared)
 
 
-def check_cycles(tune: Tune, findings: Findings) -> None:
+def check_cycles(tune: Tune, parameters: Parameters, findings: Findings) -> None:
     """No tuned parameter may depend on itself through others, nor through the row that it belongs to."""
     try:
-        suggestion_order({name: [definition for _, definition in entries] for name, entries in tune.items()})
+        suggestion_order(
+            {name: [definition for _, definition in entries] for name, entries in tune.items()}, parameters
+        )
     except CycleError as error:
         cycle = list(reversed(error.args[1]))
         conditional = [name for name in cycle if any(definition.when for _, definition in tune[name])]
@@ -41,7 +43,9 @@ def check_cycles(tune: Tune, findings: Findings) -> None:
         findings.at_key((*keys, "when"), f"conditions must not form a cycle, but got {' → '.join(cycle)}")
 
 
-def check_values(tune: Tune, axes: Axes, fixed: Mapping[str, Value], findings: Findings) -> None:
+def check_values(
+    tune: Tune, axes: Axes, fixed: Mapping[str, Value], parameters: Parameters, findings: Findings
+) -> None:
     """A condition must name a value that its parameter takes somewhere in this file."""
     for name, entries in tune.items():
         for keys, definition in entries:
@@ -52,26 +56,21 @@ def check_values(tune: Tune, axes: Axes, fixed: Mapping[str, Value], findings: F
                     findings.at_key(place, f"{name} cannot depend on {condition}, which is searched over a range")
                     continue
                 for index, value in enumerate(values):
-                    if not _is_taken(condition, value, definitions, axes, fixed):
-                        taken = _taken(condition, definitions, axes, fixed)
+                    taken = _taken(parameters, condition, definitions, axes, fixed)
+                    if label(value) not in taken and not any(each.can_be(value) for each in definitions):
                         message = f"{condition} is never {label(value)} here. It takes: {', '.join(taken)}"
                         findings.at_value((*place, index), message)
 
 
-def _is_taken(
-    name: str, value: Value, definitions: list[Definition], axes: Axes, fixed: Mapping[str, Value]
-) -> bool:  # fmt: skip
-    if any(definition.can_be(value) for definition in definitions):
-        return True
-    return label(value) in _taken(name, definitions, axes, fixed)
-
-
-def _taken(name: str, definitions: list[Definition], axes: Axes, fixed: Mapping[str, Value]) -> list[str]:
+def _taken(
+    parameters: Parameters, name: str, definitions: list[Definition], axes: Axes, fixed: Mapping[str, Value]
+) -> list[str]:
     """Return labels of all values that a parameter takes in some cell; of an integer range its ends or a few."""
     taken = [value for definition in definitions for value in definition.candidates()]
     taken += [settings[name] for levels in axes.values() for settings in levels.values() if name in settings]
     is_set_always = any(all(name in settings for settings in levels.values()) for levels in axes.values() if levels)
-    is_drawn_always = bool(definitions) and not any(definition.when for definition in definitions) and not owners(name)
+    is_conditional = any(definition.when for definition in definitions) or bool(parameters.owners(name))
+    is_drawn_always = bool(definitions) and not is_conditional
     if not is_set_always and not is_drawn_always:
-        taken.append(fixed.get(name, parameters()[name].default))
+        taken.append(fixed.get(name, parameters.all()[name].default))
     return list(dict.fromkeys(label(value) for value in taken))

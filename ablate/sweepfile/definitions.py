@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablate.errors import choices_text, shown
-from ablate.registry import Parameter, Value
 from ablate.sweepfile.positions import Findings, Keys
 from ablate.sweepfile.shape import NAME, Choices, Range
 from ablate.sweepfile.space import Definition, Label, label, labels
-from ablate.tasks.image_classification.config import ConfigError, check_parameter, parameters
+from ablate.tasks.parameters import ConfigError, Parameters
+from ablate.tasks.registry import Parameter, Value
 
 Tune = dict[str, list[tuple[Keys, Definition]]]
 """The definitions of each tuned parameter, with the place of each in the file."""
@@ -19,9 +19,9 @@ MAX_DEFINITIONS = 100
 """Of one parameter: each is compared with every other one."""
 
 
-def read_tune(tune: Mapping[str, Any], findings: Findings) -> Tune:
+def read_tune(tune: Mapping[str, Any], parameters: Parameters, findings: Findings) -> Tune:
     """Return the definitions that hold no mistake."""
-    known = parameters()
+    known = parameters.all()
     found: Tune = {}
     for name, entry in tune.items():
         keys: Keys = ("tune", name)
@@ -32,13 +32,15 @@ def read_tune(tune: Mapping[str, Any], findings: Findings) -> Tune:
         elif entry == []:
             findings.at_value(keys, f"{name} has no choices")
         else:
-            found[name] = _read_entry(known[name], keys, entry, findings)
+            found[name] = _read_entry(parameters, known[name], keys, entry, findings)
     return found
 
 
-def _read_entry(parameter: Parameter, keys: Keys, entry: Any, findings: Findings) -> list[tuple[Keys, Definition]]:
+def _read_entry(
+    parameters: Parameters, parameter: Parameter, keys: Keys, entry: Any, findings: Findings
+) -> list[tuple[Keys, Definition]]:
     if isinstance(entry, list) and not any(isinstance(part, Range | Choices) for part in entry):
-        choices = _read_choices(parameter, keys, entry, findings)
+        choices = _read_choices(parameters, parameter, keys, entry, findings)
         return [(keys, _categorical(parameter, parameter.name, choices, {}))] if choices else []
     parts = [((*keys, i), part) for i, part in enumerate(entry)] if isinstance(entry, list) else [(keys, entry)]
     if len(parts) > MAX_DEFINITIONS:
@@ -46,24 +48,30 @@ def _read_entry(parameter: Parameter, keys: Keys, entry: Any, findings: Findings
         return []
     found = []
     for place, part in parts:
-        when = _read_when(parameter, (*place, "when"), part.when, findings)
+        when = _read_when(parameters, parameter, (*place, "when"), part.when, findings)
         name = parameter.name if len(parts) == 1 else f"{parameter.name}[{_condition_text(when)}]"
-        definition = _read_part(parameter, name, place, part, when, findings)
+        definition = _read_part(parameters, parameter, name, place, part, when, findings)
         if definition:
             found.append((place, definition))
     return found
 
 
 def _read_part(
-    parameter: Parameter, name: str, keys: Keys, part: Any, when: dict[str, tuple[Value, ...]], findings: Findings
+    parameters: Parameters,
+    parameter: Parameter,
+    name: str,
+    keys: Keys,
+    part: Any,
+    when: dict[str, tuple[Value, ...]],
+    findings: Findings,
 ) -> Definition | None:
     if isinstance(part, Choices):
-        choices = _read_choices(parameter, (*keys, "choices"), part.choices, findings)
+        choices = _read_choices(parameters, parameter, (*keys, "choices"), part.choices, findings)
         return _categorical(parameter, name, choices, when) if choices else None
     if parameter.type not in ("int", "float"):
         findings.at_key((*keys, "low"), f"{parameter.name} is not a number: give choices, not a range")
         return None
-    return _read_range(parameter, name, keys, part, when, findings)
+    return _read_range(parameters, parameter, name, keys, part, when, findings)
 
 
 def _categorical(
@@ -72,7 +80,9 @@ def _categorical(
     return Definition(parameter=parameter.name, sampled_name=name, kind="categorical", choices=choices, when=when)
 
 
-def _read_choices(parameter: Parameter, keys: Keys, choices: Any, findings: Findings) -> dict[Label, Value]:
+def _read_choices(
+    parameters: Parameters, parameter: Parameter, keys: Keys, choices: Any, findings: Findings
+) -> dict[Label, Value]:
     if not choices:
         findings.at_value(keys, f"{parameter.name} has no choices")
         return {}
@@ -83,7 +93,7 @@ def _read_choices(parameter: Parameter, keys: Keys, choices: Any, findings: Find
         if isinstance(key, str) and not NAME.fullmatch(key):
             findings.at_key(place, f"the name of a choice must be letters, digits and . _ + -, but got {shown(key)}")
             continue
-        value = checked(parameter.name, place, raw, findings)
+        value = checked(parameters, parameter.name, place, raw, findings)
         if value is not None and isinstance(key, int) and isinstance(value, tuple):
             findings.at_value(place, f"a choice of {parameter.name} needs a name: choices: {{NAME: {shown(raw)}}}")
             continue
@@ -95,10 +105,16 @@ def _read_choices(parameter: Parameter, keys: Keys, choices: Any, findings: Find
 
 
 def _read_range(
-    parameter: Parameter, name: str, keys: Keys, part: Range, when: dict[str, tuple[Value, ...]], findings: Findings
+    parameters: Parameters,
+    parameter: Parameter,
+    name: str,
+    keys: Keys,
+    part: Range,
+    when: dict[str, tuple[Value, ...]],
+    findings: Findings,
 ) -> Definition | None:
-    low = checked(parameter.name, (*keys, "low"), part.low, findings)
-    high = checked(parameter.name, (*keys, "high"), part.high, findings)
+    low = checked(parameters, parameter.name, (*keys, "low"), part.low, findings)
+    high = checked(parameters, parameter.name, (*keys, "high"), part.high, findings)
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         return None
     if low >= high:
@@ -134,21 +150,21 @@ def _step_refusal(parameter: Parameter, part: Range, span: float) -> str | None:
 
 
 def _read_when(
-    parameter: Parameter, keys: Keys, when: Mapping[str, Any], findings: Findings
+    parameters: Parameters, parameter: Parameter, keys: Keys, when: Mapping[str, Any], findings: Findings
 ) -> dict[str, tuple[Value, ...]]:
     found: dict[str, tuple[Value, ...]] = {}
     for name, raw in when.items():
         place = (*keys, name)
         if name == parameter.name:
             findings.at_key(place, f"{name} cannot depend on itself")
-        elif name not in parameters():
-            findings.at_key(place, f"unknown parameter '{name}'. {choices_text(name, parameters())}")
+        elif name not in parameters.all():
+            findings.at_key(place, f"unknown parameter '{name}'. {choices_text(name, parameters.all())}")
         elif raw == []:
             findings.at_value(place, f"the condition on {name} has no values")
         elif isinstance(raw, list):
-            found[name] = tuple(checked(name, (*place, i), value, findings) for i, value in enumerate(raw))
+            found[name] = tuple(checked(parameters, name, (*place, i), value, findings) for i, value in enumerate(raw))
         else:
-            found[name] = (checked(name, place, raw, findings),)
+            found[name] = (checked(parameters, name, place, raw, findings),)
     return found
 
 
@@ -156,12 +172,12 @@ def _condition_text(when: Mapping[str, tuple[Value, ...]]) -> str:
     return ",".join(f"{name}={labels(values)}" for name, values in when.items())
 
 
-def checked(name: str, keys: Keys, value: Any, findings: Findings) -> Value:
+def checked(parameters: Parameters, name: str, keys: Keys, value: Any, findings: Findings) -> Value:
     """Return the value in its parameter's type; None after a mistake, which makes `keys` spoiled."""
     try:
-        return check_parameter(name, value)
+        return parameters.check(name, value)
     except ConfigError as error:
-        if name in parameters():
+        if name in parameters.all():
             findings.at_value(keys, str(error))
         else:
             findings.at_key(keys, str(error))

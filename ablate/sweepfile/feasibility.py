@@ -6,17 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations, islice, product
 from typing import Any
 
-from ablate.registry import Value
 from ablate.sweepfile.cells import Cell, build_cells
 from ablate.sweepfile.definitions import Tune
 from ablate.sweepfile.model import SweepSpec
 from ablate.sweepfile.positions import Findings, Keys
 from ablate.sweepfile.space import Definition, Label
-from ablate.tasks.image_classification.config import ConfigError
+from ablate.tasks.parameters import ConfigError
+from ablate.tasks.registry import Value
 
 MAX_PAIRS = 100
 """Of choices that are tried together in a cell: bounds the time."""
-DATA_PARAMETERS = ("dataset", "image_size", "num_train", "num_val")
 
 
 def check_cells(spec: SweepSpec, tune: Tune, findings: Findings) -> None:
@@ -41,7 +40,7 @@ def _check_configs(spec: SweepSpec, cells: list[Cell], tune: Tune, findings: Fin
     for cell in cells:
         for forced, drawn in chain(_probes(cell, spec, tune), _pairs(cell, spec, tune)):
             try:
-                cell.config(cell.space.suggest(_Probe(forced)))
+                cell.config(cell.space.suggest(_Forced(forced)))
             except ConfigError as error:
                 keys = origin(spec, cell, error.parameter, drawn)
                 if keys == ("tune", error.parameter):
@@ -57,15 +56,17 @@ def _check_configs(spec: SweepSpec, cells: list[Cell], tune: Tune, findings: Fin
 
 
 def _check_data(spec: SweepSpec, cells: list[Cell], findings: Findings) -> None:
-    for name in DATA_PARAMETERS:
+    for name in spec.task.data_parameters:
         if any(name in cell.space.tuned for cell in cells):
-            findings.at_key(("tune", name), f"{name} cannot be tuned: every cell needs one set of validation images")
-    for cell in cells:
-        if cell.settings.get("dataset") != cells[0].settings.get("dataset"):
-            findings.at_value(origin(spec, cell, "dataset", {}), "dataset must be the same in all cells of one table")
+            findings.at_key(("tune", name), f"{name} cannot be tuned: every cell needs one set of validation data")
+    for name in spec.task.same_in_all:
+        for cell in cells:
+            if cell.settings.get(name) != cells[0].settings.get(name):
+                message = f"{name} must be the same in all cells of one table"
+                findings.at_value(origin(spec, cell, name, {}), message)
 
 
-class _Probe:
+class _Forced:
     """Stands in for a trial: takes the forced values and otherwise the first."""
 
     def __init__(self, forced: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from ablate.sweepfile.positions import Findings, Keys, Place
 
 SECTIONS = ("fixed", "axes", "components", "tune", "budget", "confirm", "report", "resources")
 """Keys whose entries are replaced one by one."""
-WHOLE = ("question", "seed", "imports", "design", "combinations", "claims")
+WHOLE = ("question", "task", "seed", "imports", "design", "combinations", "claims")
 """Keys that are replaced as a whole."""
 
 

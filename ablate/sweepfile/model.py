@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablate.registry import Value
 from ablate.sweepfile.positions import Positions
 from ablate.sweepfile.shape import Budget, Confirm, Resources
 from ablate.sweepfile.space import Definition
+from ablate.tasks.base import Task
+from ablate.tasks.registry import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class SweepSpec:
 
     name: str
     question: str
+    task: Task
     fixed: Mapping[str, Value]
     axes: Mapping[str, Mapping[str, Mapping[str, Value]]]
     tune: Mapping[str, tuple[Definition, ...]]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ablate.registry import Parameter
 from ablate.sweepfile.merge import SECTIONS, WHOLE
 from ablate.sweepfile.shape import NAME_SCHEMA, SweepFile
-from ablate.tasks.image_classification.config import parameters
+from ablate.tasks.base import Task
+from ablate.tasks.registry import Parameter
 
 Schema = dict[str, Any]
 OF_PARAMETERS = ("fixed", "axes", "components", "tune")
@@ -16,15 +16,17 @@ NULL: Schema = {"type": "null"}
 WITH_IMPORTS: Schema = {"required": ["imports"]}
 
 
-def json_schema() -> Schema:
-    """Return the schema, with every registered parameter, its type, range, choices and summary.
+def json_schema(task: Task) -> Schema:
+    """Return the schema for a task, with every registered parameter, its type, range, choices and summary.
 
     Where a file has `imports`, parameters and rows that the schema does not know are let through. What connects
     several entries (conditions, parameters defined twice) is checked by `load_spec` alone.
     """
     schema = SweepFile.model_json_schema()
     properties, definitions = schema["properties"], schema["$defs"]
-    definitions |= _definitions(properties, is_open=False) | _definitions(properties, is_open=True)
+    definitions |= _definitions(task, properties, is_open=False) | _definitions(task, properties, is_open=True)
+    names = [metric.name for metric in task.metrics]
+    definitions["ReportOptions"]["properties"]["metric"] |= {"enum": names, "default": task.shown}
     for section in SECTIONS:
         if section in OF_PARAMETERS:
             properties[section] = {"type": ["object", "null"]}
@@ -60,9 +62,9 @@ def _sections(definitions: Schema) -> dict[str, Schema]:
     return {section: definitions[name]["properties"] for section, name in classes.items()}
 
 
-def _definitions(properties: Schema, *, is_open: bool) -> dict[str, Schema]:
+def _definitions(task: Task, properties: Schema, *, is_open: bool) -> dict[str, Schema]:
     """Return what is referred to: values, definitions, sections and a profile; open ones let unknown names through."""
-    known = parameters()
+    known = task.parameters.all()
     variable = [name for name in known if not known[name].fixed_only]
     values = {name: _value_ref(parameter, is_open=is_open) for name, parameter in known.items()}
     arms = _ref("arms", is_open=is_open)

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ablate.errors import choices_text, shown
 from ablate.sweepfile.positions import Findings, Keys
-from ablate.tasks.image_classification.config import METRICS, SHOWN
+from ablate.tasks import catalog
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """Names of sweeps, profiles, axes, arms and choices: they become folders, tags and labels."""
@@ -165,7 +165,7 @@ class ReportOptions(_Section):
 
     rows: str | None = None
     columns: str | None = None
-    metric: Annotated[str, AfterValidator(_name), WithJsonSchema({"enum": [metric.name for metric in METRICS]})] = SHOWN
+    metric: Annotated[str, AfterValidator(_name), WithJsonSchema({})] = ""
     baseline: Scalar = None
 
 
@@ -177,7 +177,7 @@ class Resources(_Section):
 
 
 class SweepFile(_Section):
-    """A sweep file after its profile and overrides are merged.
+    """A sweep file after its profile and overrides are merged. `task` names what each trial does.
 
     `design` makes the axis `arm` of `components`, bundles of settings that are on or off; `combinations` says which
     for the design "list".
@@ -185,6 +185,7 @@ class SweepFile(_Section):
 
     name: Annotated[str, AfterValidator(_sweep_name), WithJsonSchema(NAME_SCHEMA)]
     question: str = ""
+    task: Annotated[str, AfterValidator(_name), WithJsonSchema(NAME_SCHEMA)] = catalog.DEFAULT
     fixed: dict[str, Any] = {}
     axes: dict[str, Axis] = {}
     design: Literal["full", "leave-one-out", "add-one", "list"] | None = None

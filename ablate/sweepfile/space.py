@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 from typing import Any, Literal, Protocol
 
-from ablate import registry
-from ablate.registry import KINDS, Row, Value
-from ablate.tasks.image_classification.config import CORE, active_parameters, parameters
+from ablate.tasks import registry
+from ablate.tasks.parameters import Parameters
+from ablate.tasks.registry import Row, Value
 
 Label = None | bool | int | float | str
 
@@ -91,34 +91,23 @@ class Definition:
         return content | {"when": {parameter: list(values) for parameter, values in sorted(self.when.items())}}
 
 
-def owners(parameter: str) -> dict[str, set[str]]:
-    """Return the rows that have a parameter, as {kind: names}; empty for a core parameter."""
-    found: dict[str, set[str]] = {}
-    if parameter not in CORE:
-        for kind in KINDS:
-            for row in registry.rows(kind):
-                if any(parameter == known.name for known in row.parameters):
-                    found.setdefault(kind, set()).add(row.name)
-    return found
-
-
-def dependencies(tune: Mapping[str, Sequence[Definition]]) -> dict[str, set[str]]:
+def dependencies(tune: Mapping[str, Sequence[Definition]], parameters: Parameters) -> dict[str, set[str]]:
     """Return for each tuned parameter the tuned parameters that must be drawn before it."""
     found = {}
     for parameter, definitions in tune.items():
         conditions = {condition for definition in definitions for condition in definition.when}
-        kinds = {kind for name in (parameter, *conditions) for kind in owners(name)}
+        kinds = {kind for name in (parameter, *conditions) for kind in parameters.owners(name)}
         found[parameter] = {name for name in conditions | kinds if name in tune}
     return found
 
 
-def suggestion_order(tune: Mapping[str, Sequence[Definition]]) -> list[str]:
+def suggestion_order(tune: Mapping[str, Sequence[Definition]], parameters: Parameters) -> list[str]:
     """Return the tuned parameters in the order in which they are drawn, alphabetical where it is free.
 
     Raises:
         graphlib.CycleError: The conditions form a cycle.
     """
-    sorter = TopologicalSorter(dependencies(tune))
+    sorter = TopologicalSorter(dependencies(tune, parameters))
     sorter.prepare()
     order: list[str] = []
     while sorter.is_active():
@@ -136,21 +125,26 @@ class CellSpace:
     they are drawn.
     """
 
-    def __init__(self, tune: Mapping[str, Sequence[Definition]], settings: Mapping[str, Value]) -> None:
+    def __init__(
+        self, parameters: Parameters, tune: Mapping[str, Sequence[Definition]], settings: Mapping[str, Value]
+    ) -> None:
+        self.parameters = parameters
         self._given = dict(settings)
         self._kept: dict[str, tuple[Definition, ...]] = {}
-        known = parameters()
+        known = parameters.all()
         self._defaults = {name: parameter.default for name, parameter in known.items()}
-        self._owners = {name: owners(name) for name in known}
-        for parameter in suggestion_order(tune):
+        self._owners = {name: parameters.owners(name) for name in known}
+        for parameter in suggestion_order(tune, parameters):
             kept = [definition for definition in tune[parameter] if self._can_hold(definition)]
             if kept:
                 self._kept[parameter] = tuple(self._without_settled(definition) for definition in kept)
         self.tuned = list(self._kept)
         self.rows: list[Row] = [
-            row for kind in KINDS for row in registry.rows(kind) if self._can_take(kind, row.name)
+            row for kind in parameters.kinds for row in registry.rows(kind) if self._can_take(kind, row.name)
         ]  # fmt: skip
-        usable = dict.fromkeys([*CORE, *(parameter.name for row in self.rows for parameter in row.parameters)])
+        usable = dict.fromkeys(
+            [*parameters.core, *(parameter.name for row in self.rows for parameter in row.parameters)]
+        )
         self.settings = {name: self._untuned(name) for name in usable if name not in self._kept}
 
     @property
@@ -167,7 +161,7 @@ class CellSpace:
         """Draw the tuned parameters of one trial; those that do not matter for it are left out."""
         drawn: dict[str, Value] = {}
         for parameter, definitions in self._kept.items():
-            active = active_parameters({**self.settings, **drawn})
+            active = self.parameters.active({**self.settings, **drawn})
             if parameter not in active:
                 continue
             values = {**{name: known.default for name, known in active.items()}, **self._given, **drawn}

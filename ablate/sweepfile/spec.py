@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
-from ablate import registry
-from ablate.errors import Problem, SpecError, UsageError, shown
+from ablate.errors import Problem, SpecError, UsageError, choices_text, shown
 from ablate.files import read_regular
-from ablate.metrics import Metric
-from ablate.registry import Value
 from ablate.sweepfile.checks import Levels, check_defined_once, read_axes, read_fixed, read_report
 from ablate.sweepfile.claims import read_claims
 from ablate.sweepfile.combinations import check_combinations
@@ -26,7 +23,9 @@ from ablate.sweepfile.merge import Merged, merge
 from ablate.sweepfile.model import Claim, ReportLayout, SweepSpec
 from ablate.sweepfile.positions import Findings
 from ablate.sweepfile.shape import NAME, SweepFile, check_shape
-from ablate.tasks.image_classification.config import METRICS
+from ablate.tasks import catalog, registry
+from ablate.tasks.base import Task
+from ablate.tasks.registry import Value
 
 MAX_BYTES = 1_000_000
 MAX_PROFILES = 100
@@ -38,6 +37,7 @@ class _Parts(NamedTuple):
     """A file read part by part."""
 
     file: SweepFile
+    task: Task
     tree: dict[str, Any]
     components: Components
     fixed: dict[str, Value]
@@ -139,24 +139,30 @@ def _read_parts(file: SweepFile, merged: Merged) -> _Parts:
     """Read what can be read part by part; add the mistakes to the findings."""
     findings = merged.findings
     file, tree, components = expand(file, merged.tree, findings)
-    fixed = read_fixed(file.fixed, findings)
-    axes = read_axes(file.axes, findings)
-    tune = read_tune(file.tune, findings)
+    task = _task(file, findings)
+    parameters = task.parameters
+    fixed = read_fixed(file.fixed, parameters, findings)
+    axes = read_axes(file.axes, parameters, findings)
+    tune = read_tune(file.tune, parameters, findings)
     check_defined_once(file.fixed, file.axes, file.tune, findings)
     check_overlaps(tune, findings)
-    check_cycles(tune, findings)
+    check_cycles(tune, parameters, findings)
     written = tree.get("axes")
     all_axes = written if isinstance(written, dict) else {}
-    report = read_report(file.report, all_axes, axes, findings)
-    claims = read_claims(file.claims, axes, report, _metric(report), findings) if not findings else ()
+    report = read_report(file.report, task, all_axes, axes, findings)
+    claims = read_claims(file.claims, axes, report, task.metric(report.metric), findings) if not findings else ()
     if not findings:
         # What a parameter takes is known only in a file whose parts are all right.
-        check_values(tune, axes, fixed, findings)
-    return _Parts(file, tree, components, fixed, axes, tune, report, claims)
+        check_values(tune, axes, fixed, parameters, findings)
+    return _Parts(file, task, tree, components, fixed, axes, tune, report, claims)
 
 
-def _metric(report: ReportLayout) -> Metric:
-    return next(metric for metric in METRICS if metric.name == report.metric)
+def _task(file: SweepFile, findings: Findings) -> Task:
+    """Return the task that the file names; the default one after a mistake."""
+    found = catalog.find(file.task)
+    if found is None:
+        findings.at_value(("task",), f"unknown task '{file.task}'. {choices_text(file.task, catalog.names())}")
+    return found or catalog.get(catalog.DEFAULT)
 
 
 def _check(file: SweepFile, merged: Merged, path: Path, profile: str) -> SweepSpec:
@@ -165,7 +171,7 @@ def _check(file: SweepFile, merged: Merged, path: Path, profile: str) -> SweepSp
     findings.raise_all()
     file = parts.file
     spec = SweepSpec(
-        name=file.name, question=file.question, fixed=parts.fixed, axes=parts.axes,
+        name=file.name, question=file.question, task=parts.task, fixed=parts.fixed, axes=parts.axes,
         tune={name: tuple(definition for _, definition in entries) for name, entries in parts.tune.items()},
         budget=file.budget, confirm=file.confirm, report=parts.report, resources=file.resources, seed=file.seed,
         imports=tuple(file.imports), claims=parts.claims, path=path, profile=profile, design=file.design or "",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablate.registry import Value
 from ablate.sweepfile.space import CellSpace, Definition
-from ablate.tasks.image_classification.config import ConfigError, check_parameter
+from ablate.tasks.parameters import ConfigError, Parameters
+from ablate.tasks.registry import Value
 
 Point = Mapping[str, Any]
 """Values by parameter; choices with names by their names."""
@@ -24,7 +24,7 @@ def start_points(space: CellSpace, points: Sequence[Point]) -> tuple[dict[str, A
         sampled = {}
         for name, value in point.items():
             for definition in matching(space, name, point):
-                drawn = as_sampled(definition, value)
+                drawn = as_sampled(space.parameters, definition, value)
                 if drawn is not None:
                     sampled[definition.sampled_name] = drawn[0]
         if sampled and sampled not in found:
@@ -41,7 +41,7 @@ def matching(space: CellSpace, name: str, point: Point) -> list[Definition]:
     ]
 
 
-def as_sampled(definition: Definition, value: Any) -> tuple[Any] | None:
+def as_sampled(parameters: Parameters, definition: Definition, value: Any) -> tuple[Any] | None:
     """Return (what the sampler would draw,) to get a value, None where it cannot be drawn."""
     if definition.kind == "categorical":
         for label, meant in definition.choices.items():
@@ -49,7 +49,7 @@ def as_sampled(definition: Definition, value: Any) -> tuple[Any] | None:
                 return (label,)
         return None
     try:
-        number = check_parameter(definition.parameter, value)
+        number = parameters.check(definition.parameter, value)
     except ConfigError:
         return None
     if not isinstance(number, int | float) or not definition.low <= number <= definition.high:
@@ -72,6 +72,6 @@ def _meets(space: CellSpace, condition: str, allowed: tuple[Value, ...], point: 
     values = {
         definition.choices[drawn[0]] if definition.kind == "categorical" else drawn[0]
         for definition in space.definitions(condition)
-        if (drawn := as_sampled(definition, point[condition])) is not None
+        if (drawn := as_sampled(space.parameters, definition, point[condition])) is not None
     }
     return any(value in allowed for value in values)

@@ -1,0 +1,1 @@
+"""What a trial does: everything that knows of data, models and training lies below."""

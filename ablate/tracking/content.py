@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 
 STATUS = {"complete": "FINISHED", "diverged": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 MAX_VALUE_LENGTH = 6000

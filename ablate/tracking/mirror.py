@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ablate.places import Place
 from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 from ablate.tracking.outages import passes
 from ablate.tracking.runs import SweepRuns
 from ablate.tracking.store import masked, plain_cause, tracking_uri

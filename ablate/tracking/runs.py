@@ -8,7 +8,7 @@ from pathlib import Path
 from ablate.places import Place
 from ablate.storage import write_atomically
 from ablate.store.declaration import MLFLOW_RUNS, CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder
-from ablate.store.ledger import TrialRecord
+from ablate.store.record import TrialRecord
 from ablate.tracking import content
 from ablate.tracking.client import Experiment, KnownRun
 

@@ -15,11 +15,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from ablate.registry import KINDS
+from ablate.run.pack import Request
 from ablate.run.schedule import PackAssignment, Schedule
 from ablate.signals import was_interrupted
-from ablate.store.ledger import TrialRecord
-from ablate.tasks.request import Task
+from ablate.store.record import TrialRecord
 
 log = logging.getLogger(__name__)
 MAX_RETRIES = 2
@@ -82,7 +81,7 @@ class ScheduleSearcher(Searcher):
             if result and "records" in result:
                 records = [TrialRecord(**record) for record in result["records"]]
             elif error:
-                records = [_lost(task) for task in pack.tasks]
+                records = [_lost(request) for request in pack.requests]
             else:
                 return
             self.packs.schedule.on_finished(pack, records)
@@ -145,11 +144,11 @@ class Deadline(Stopper):
         return was_interrupted() or time.monotonic() >= self.deadline
 
 
-def _lost(task: Task) -> TrialRecord:
+def _lost(request: Request) -> TrialRecord:
     return TrialRecord(
-        **{name: value for name, value in dataclasses.asdict(task).items()},
+        **dataclasses.asdict(request),
         state="failed",
         reason="infrastructure",
         message="the worker or its node was lost, also after two retries",
-        rows=dict.fromkeys(KINDS, ""),
+        rows={},
     )

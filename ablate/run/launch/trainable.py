@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 
 from ablate.places import to_place
-from ablate.registry import load_imports
 from ablate.run.checkpoints import Checkpoints
 from ablate.run.launch.shipping import import_path
-from ablate.run.pack import Pack
-from ablate.storage import fetched
-from ablate.tasks.image_classification.data.dataset import Dataset
-from ablate.tasks.image_classification.data.prepare import load
-from ablate.tasks.image_classification.training.device import choose_device, prepare_process
-from ablate.tasks.request import Task
+from ablate.run.pack import Pack, Request
+from ablate.tasks import catalog
+from ablate.tasks.registry import load_imports
 
 MAILBOX = "ablate-mailbox"
 
@@ -46,20 +40,14 @@ class Mailbox:
         self.letters.pop(pack, None)
 
 
-@functools.lru_cache(maxsize=2)
-def _dataset(path: str, device: str) -> Dataset:
-    return load(fetched(to_place(path))).to(torch.device(device))
-
-
-def train_pack(config: dict[str, Any]) -> None:
-    """Train the pack that the driver describes; report a vector an epoch and the records at the end."""
+def run_pack(config: dict[str, Any]) -> None:
+    """Run the pack that the driver describes; report a vector an epoch and the records at the end."""
     load_imports([import_path(name) for name in config["imports"]])
-    device = choose_device(config["device"])
-    prepare_process(device)
     pack = Pack(
-        [Task(**task) for task in config["tasks"]],
-        _dataset(config["data"], str(device)),
-        device,
+        catalog.get(config["task"]),
+        [Request(**request) for request in config["requests"]],
+        config["device"],
+        to_place(config["data"]) if config["data"] else None,
         Checkpoints(to_place(config["checkpoints"])),
         config["provenance"],
         Checkpoints(to_place(config["weights"])) if config["weights"] else None,
@@ -71,7 +59,7 @@ def train_pack(config: dict[str, Any]) -> None:
         tune.report({"epoch": epoch, "values": values})
         return set(ray.get(mailbox.read.remote(name, epoch)))
 
-    records = pack.train(report)
+    records = pack.run(report)
     # Ray Tune asks for the searcher's metric in every result. "done" ends the trial with this one: else Ray Tune asks
     # for one more, and a worker that is lost in between would train the pack again.
     tune.report({"epoch": 0, "records": [dataclasses.asdict(record) for record in records], "done": True})

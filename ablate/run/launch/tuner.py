@@ -27,8 +27,9 @@ from ablate.signals import was_interrupted
 class Resources:
     """What a trial occupies and where it runs. None of this is scientific: it enters no fingerprint.
 
-    `jobs` is the number of packs at a time, None for as many as fit; `data` maps a data digest to the prepared file, or
-    to its copy in an object store. `keep_weights` says whether the weights of confirm trials stay, below `out`/weights.
+    `jobs` is the number of packs at a time, None for as many as fit. `task` names what trials do. `data` maps a data
+    digest to the prepared file, or to its copy in an object store; None where there is none. `keep_weights` says
+    whether the weights of confirm trials stay, below `out`/weights.
     At `deadline`, a value of `time.monotonic()`, the run stops as SIGINT stops it.
     """
 
@@ -39,7 +40,8 @@ class Resources:
     address: str
     out: Place
     sweep: str
-    data: dict[str, Place]
+    data: dict[str, Place | None]
+    task: str
     imports: list[Path]
     keep_weights: bool = False
     deadline: float = math.inf
@@ -92,7 +94,7 @@ def _fit(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from ablate.run.launch.adapters import MAX_RETRIES, CellPruning, Deadline, Packs, ScheduleSearcher
-    from ablate.run.launch.trainable import MAILBOX, Mailbox, train_pack
+    from ablate.run.launch.trainable import MAILBOX, Mailbox, run_pack
 
     # Beside the driver: a node that is lost must not take it along.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -104,8 +106,9 @@ def _fit(
 
     def describe(pack: PackAssignment) -> dict[str, Any]:
         return {
-            "tasks": [dataclasses.asdict(task) for task in pack.tasks],
-            "data": str(resources.data[pack.tasks[0].data_digest]),
+            "task": resources.task,
+            "requests": [dataclasses.asdict(request) for request in pack.requests],
+            "data": str(data) if (data := resources.data[pack.requests[0].data_digest]) is not None else "",
             "checkpoints": str(resources.out / "checkpoints"),
             "weights": str(resources.out / "weights") if resources.keep_weights else "",
             "device": resources.device,
@@ -115,7 +118,7 @@ def _fit(
 
     packs = Packs(schedule, describe)
     tuner = tune.Tuner(
-        tune.with_resources(trainable or train_pack, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        tune.with_resources(trainable or run_pack, {"cpu": resources.cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=ScheduleSearcher(packs, mailbox),
             scheduler=CellPruning(packs, mailbox),

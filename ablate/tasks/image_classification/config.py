@@ -1,24 +1,24 @@
-"""The scientific configuration of one trial, and its fingerprint.
+"""The scientific configuration of one trial: every choice that changes its numbers.
 
-What is here changes the numbers of a trial. Where a trial runs (device, workers, paths) is not here.
+Where a trial runs (device, workers, paths) is not here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ablate.tasks.image_classification.rows  # noqa: F401  (registers the built-in rows)
-from ablate import registry
-from ablate.errors import UsageError, choices_text
 from ablate.metrics import Metric
-from ablate.registry import KINDS, Parameter, Row, Value
-from ablate.signals import was_interrupted
+from ablate.tasks import registry
+from ablate.tasks.parameters import Parameters
+from ablate.tasks.registry import Parameter, Row, Value
 
+KINDS = (
+    "dataset", "augment", "model", "norm", "statistics", "init", "regularizer", "modulation", "optimizer",
+    "lr_schedule",
+)  # fmt: skip
 STATISTICS = ("running", "estimated", "batch")
 """The statistics that batch norm can be evaluated with. Every complete confirm trial records its accuracy with each."""
 OBJECTIVE = "val_accuracy"
@@ -38,17 +38,6 @@ METRICS = (
     *(Metric(name=f"{split}_loss", direction="min", low=0.0) for split in ("train", "val", "test")),
 )
 """What a complete confirm trial records and a table can show. No loss is a floor: one that diverges has no number."""
-
-
-class ConfigError(UsageError):
-    """A parameter of a trial is unknown or has a value that it cannot take. `parameter` is its name."""
-
-    def __init__(self, message: str, parameter: str = "") -> None:
-        super().__init__(message, parameter)
-        self.parameter = parameter
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def _parameter(type_: str, default: Value, summary: str, **rules: Any) -> Any:
@@ -155,21 +144,8 @@ class TrialConfig:
 
     def fingerprint(self, data_digest: str) -> str:
         """Return 16 hex digits that identify the scientific configuration, the data and the rows' versions."""
-        return fingerprint(self.settings(), {kind: self.row(kind).stamp for kind in KINDS}, data_digest)
-
-
-def fingerprint(settings: Mapping[str, Any], stamps: Mapping[str, str], data_digest: str) -> str:
-    """Return the fingerprint of a whole configuration; `stamps` has the name and version of the row of each kind."""
-    kept = written(settings)
-    rows = {kind: stamps[kind] for kind in KINDS if kind in kept and kind in stamps}
-    content = {"settings": kept, "rows": rows, "data": data_digest}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def trial_key(fingerprint: str, seed: int) -> str:
-    """Return the name of a trial in the ledger."""
-    return f"{fingerprint}-{seed:014x}"
+        settings = self.settings()
+        return PARAMETERS.fingerprint(settings, PARAMETERS.stamps(settings), data_digest)
 
 
 CORE: dict[str, Parameter] = {
@@ -179,17 +155,18 @@ CORE: dict[str, Parameter] = {
 }
 
 
-registry.reserve(CORE)
+def build(values: Mapping[str, Any]) -> TrialConfig:
+    """Return the configuration of checked values."""
+    core = {name: values[name] for name in CORE}
+    return TrialConfig(**core, options={name: value for name, value in values.items() if name not in CORE})
 
 
-def written(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings as fingerprints and cells' keys have them: without parameters at their unwritten value."""
-    return {name: value for name, value in settings.items() if name not in CORE or value not in CORE[name].unwritten}
+PARAMETERS = Parameters(list(CORE.values()), KINDS, build)
 
 
-def as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings that some version of this program recorded, with the parameters that it did not know yet."""
-    return {**{name: core.unwritten[0] for name, core in CORE.items() if core.unwritten}, **settings}
+def resolve(settings: Mapping[str, Any]) -> TrialConfig:
+    """Return the checked configuration; defaults fill what is left out. See `Parameters.resolve`."""
+    return build(PARAMETERS.resolve(settings))
 
 
 def measured(data: Mapping[str, Any]) -> list[Metric]:
@@ -208,72 +185,3 @@ def measured(data: Mapping[str, Any]) -> list[Metric]:
         chance, meaning = 1 / int(data["num_classes"]), f"one in {data['num_classes']} classes"
     floored = {"floor": min(1.0, chance), "floor_meaning": meaning}
     return [dataclasses.replace(metric, **floored) if metric.name in ACCURACIES else metric for metric in METRICS]
-
-
-def parameters() -> dict[str, Parameter]:
-    """Return every parameter that a sweep file can name: the core ones and those of all registered rows."""
-    known = dict(CORE)
-    for kind in KINDS:
-        for row in registry.rows(kind):
-            for parameter in row.parameters:
-                known.setdefault(parameter.name, parameter)
-    return known
-
-
-def check_parameter(name: str, value: Any) -> Value:
-    """Return the value in the type of the parameter.
-
-    Raises:
-        ConfigError: There is no such parameter, or it cannot take this value.
-    """
-    return _checked(name, value, parameters())
-
-
-def _checked(name: str, value: Any, known: Mapping[str, Parameter]) -> Value:
-    if name not in known:
-        raise ConfigError(f"unknown parameter '{name}'. {choices_text(name, known)}", name)
-    try:
-        return known[name].check(value)
-    except ValueError as error:
-        raise ConfigError(str(error), name) from None
-
-
-def active_parameters(settings: Mapping[str, Value]) -> dict[str, Parameter]:
-    """Return the parameters that matter for these settings: the core ones and those of the chosen rows."""
-    active = dict(CORE)
-    for kind in KINDS:
-        row = registry.get(kind, str(settings.get(kind, CORE[kind].default)))
-        active.update({parameter.name: parameter for parameter in row.parameters})
-    return active
-
-
-def resolve(settings: Mapping[str, Any]) -> TrialConfig:
-    """Return the checked configuration; defaults fill what is left out.
-
-    Parameters of rows that are not chosen are dropped: `ortho_weight` means nothing where the regularizer is l2.
-
-    Raises:
-        ConfigError: A parameter is unknown, has a wrong value, or a row does not allow the combination.
-    """
-    known = parameters()
-    checked = {name: _checked(name, value, known) for name, value in settings.items()}
-    active = active_parameters(checked)
-    values = {name: checked.get(name, parameter.default) for name, parameter in active.items()}
-    core: dict[str, Any] = {name: values.pop(name) for name in CORE}
-    config = TrialConfig(**core, options=values)
-    for kind in KINDS:
-        parameter, message = _refusal(config, config.row(kind))
-        if message:
-            raise ConfigError(message, parameter)
-    return config
-
-
-def _refusal(config: TrialConfig, row: Row) -> tuple[str, str]:
-    """Return (parameter, message) of a row's check; ("", "") where it allows the configuration."""
-    try:
-        parameter, message = (row.check(config) if row.check else None) or ("", "")
-    except BaseException as error:
-        if was_interrupted():
-            raise
-        return row.kind, f"the check of {registry.described(row)} failed: {registry.error_text(error)}"
-    return parameter, message

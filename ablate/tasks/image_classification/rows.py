@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ablate.registry import Parameter, Row, register
-
-if TYPE_CHECKING:
-    from ablate.tasks.image_classification.config import TrialConfig
+from ablate.tasks.image_classification.config import TrialConfig
+from ablate.tasks.registry import Parameter, Row, register
 
 XIE = "Xie, Xiong, Pu 2017, arXiv:1703.01827"
 WU_2021 = "Wu, Johnson 2021, arXiv:2105.07576"

@@ -36,3 +36,8 @@ def prepare_process(device: torch.device) -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def device_name(device: torch.device) -> str:
+    """Return the class of device, for example "cpu" or "cuda: NVIDIA A100"."""
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type

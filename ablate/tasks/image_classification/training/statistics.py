@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablate import registry
+from ablate.tasks import registry
 from ablate.tasks.image_classification.config import TrialConfig
 from ablate.tasks.image_classification.models.norms import BatchRenorm2d, batch_norms, batch_statistics
 

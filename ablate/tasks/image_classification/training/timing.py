@@ -6,10 +6,10 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 
+from ablate.tasks.base import Cost
 from ablate.tasks.image_classification.config import TrialConfig
 from ablate.tasks.image_classification.data.dataset import Dataset
 from ablate.tasks.image_classification.training.trainer import Trainer
@@ -19,23 +19,11 @@ MAX_STEPS = 8
 MAX_S = 0.6
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What one epoch takes, in seconds, and what a trial occupies, in MiB.
-
-    `memory_mib` is device memory on a GPU, elsewhere the memory of the whole process, libraries included.
-    `state_mib` is a checkpoint of weights and optimizer.
-    """
-
-    epoch_s: float
-    memory_mib: float
-    state_mib: float
-
-
-def probe(config: TrialConfig, dataset: Dataset, device: torch.device) -> Probe:
+def time_epoch(config: TrialConfig, dataset: Dataset, device: torch.device) -> Cost:
     """Time some training steps and one evaluation; nothing is recorded.
 
-    The first steps, which allocate, do not count.
+    The first steps, which allocate, do not count. The memory is that of the device on a GPU, elsewhere that of the
+    whole process, libraries included.
     """
     trainer = Trainer(config, dataset, 0, device)
     trainer.net.train()
@@ -52,7 +40,7 @@ def probe(config: TrialConfig, dataset: Dataset, device: torch.device) -> Probe:
             break
     _wait(device)
     step_s = (time.perf_counter() - (started if num_timed > 0 else began)) / max(1, num_timed)
-    return Probe(
+    return Cost(
         epoch_s=step_s * trainer.steps_per_epoch + _evaluation_s(trainer, dataset, device),
         memory_mib=_memory_mib(device),
         state_mib=_state_mib(trainer),

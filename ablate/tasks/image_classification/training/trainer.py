@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import itertools
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate import registry
 from ablate.seeds import derive_seed
-from ablate.tasks.image_classification.config import TrialConfig
+from ablate.tasks import registry
+from ablate.tasks.base import Divergence, Progress, Training
+from ablate.tasks.image_classification.config import STATISTICS, TrialConfig
 from ablate.tasks.image_classification.data.dataset import Batch, Dataset, Images
+from ablate.tasks.image_classification.data.tensors import read_tensors
 from ablate.tasks.image_classification.methods.diagnostics import MEASURES, Probe
 from ablate.tasks.image_classification.methods.modulation_base import RuledModulation
 from ablate.tasks.image_classification.methods.regularizers import Moment
@@ -38,30 +43,17 @@ MAX_PIXELS = 2**20
 """Pixels of one batch from which statistics are estimated, if the training batch has no more: bounds the memory."""
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """Where a trial went wrong: `epoch` counts from 1, `step` from 0 over the whole training."""
-
-    epoch: int
-    step: int
-    layer: str
-    message: str
-
-
 @dataclass
-class Progress:
-    """What a trial has so far: everything but the weights. `curves` hold one number an epoch.
+class ImageProgress(Progress):
+    """What a trial has so far: everything but the weights.
 
     `layers` holds for each epoch what `Probe.measure` returns, if diagnostics are asked for.
     """
 
-    epoch: int = 0
-    duration_s: float = 0.0
-    curves: dict[str, list[float]] = field(default_factory=dict)
     layers: list[Tensor] = field(default_factory=list)
 
 
-class Trainer:
+class Trainer(Training):
     """One net, its optimizer and its random streams.
 
     All random numbers derive from `seed`: the initial weights, and for every epoch anew the order of the images and
@@ -74,10 +66,11 @@ class Trainer:
         self.dataset = dataset
         self.seed = seed
         self.device = device
-        self.progress = Progress()
+        self.progress: ImageProgress = ImageProgress()
         self.steps_per_epoch = len(dataset.train.labels) // config.batch_size
         if self.steps_per_epoch == 0:
             raise ValueError(f"batch_size {config.batch_size} exceeds the {len(dataset.train.labels)} training images")
+        self.num_epochs = config.epochs
         self.num_steps = self.steps_per_epoch * config.epochs
         self.mean = dataset.mean.to(device).view(1, -1, 1, 1)
         self.std = dataset.std.to(device).view(1, -1, 1, 1)
@@ -93,6 +86,7 @@ class Trainer:
         self.regularizer = config.row("regularizer").load()(weights, config)
         self.modulation = config.row("modulation").load()(config, self.net)
         self.optimizer = self._build_optimizer(weights)
+        self.num_parameters = sum(parameter.numel() for parameter in self.net.parameters())
 
     def _build_net(self) -> nn.Module:
         config = self.config
@@ -114,11 +108,6 @@ class Trainer:
         optimizer: torch.optim.Optimizer = self.config.row("optimizer").load()(groups, self.config)
         return optimizer
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(parameter.numel() for parameter in self.net.parameters())
-
     def state(self) -> dict[str, Any]:
         """Return all that is needed to go on from here, as tensors, numbers and strings only."""
         return {
@@ -138,7 +127,7 @@ class Trainer:
         Raises:
             Exception: It is no state of this trial; the trainer is of no use then.
         """
-        progress = Progress(state["epoch"], state["duration_s"], state["curves"], state.get("layers", []))
+        progress = ImageProgress(state["epoch"], state["duration_s"], state["curves"], state.get("layers", []))
         _check(progress, self.config.epochs)
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -146,6 +135,22 @@ class Trainer:
             self.modulation.load_state(state.get("modulation", {}))
         self.progress = progress
         self.found = {}
+
+    def save(self) -> bytes:
+        """Return `state` as a file of tensors."""
+        return written(self.state())
+
+    def load(self, content: bytes) -> None:
+        """Go on from what `save` returned; read as tensors only, never unpickled.
+
+        Raises:
+            Exception: It is none of this trial; the trainer is of no use then.
+        """
+        state = read_tensors(io.BytesIO(content), self.device)
+        # Layers that were looked at with other measures cannot be gone on with.
+        if state.get("layers") and state.get("measures") != list(MEASURES):
+            raise ValueError("its layers were looked at with other measures")
+        self.load_state(state)
 
     def run_epoch(self) -> Divergence | None:
         """Train for one epoch and evaluate on the validation images; say where it diverged, if it did."""
@@ -300,6 +305,46 @@ class Trainer:
         with holding(self.net, self.statistics_of(statistics or self.config.statistics)):
             return self._measure(split, split.in_order(EVAL_BATCH))
 
+    def measure(self, is_confirmed: bool) -> dict[str, float]:
+        """Return the last number of every curve, and the accuracies with each of the statistics of batch norm.
+
+        Only what `is_confirmed` sees the test images.
+        """
+        started = time.perf_counter()
+        metrics = {name: curve[-1] for name, curve in self.progress.curves.items() if name != "lr"}
+        splits = {"val": self.dataset.val, **({"test": self.dataset.test} if is_confirmed else {})}
+        for name, split in splits.items():
+            if name == "test":
+                test_loss, metrics["test_accuracy"] = self.evaluate(split)
+                # The ledger takes a NaN for damage, unless the validation images ended so too.
+                if not math.isnan(test_loss) or math.isnan(metrics["val_loss"]):
+                    metrics["test_loss"] = test_loss
+            for statistics in STATISTICS:
+                metrics[f"{name}_accuracy_{statistics}_statistics"] = self.evaluate(split, statistics)[1]
+        self.progress.duration_s += time.perf_counter() - started
+        return metrics
+
+    def digest(self) -> str:
+        """Return 16 hex digits over all weights and buffers."""
+        return weights_digest(self.net)
+
+    def kept(self) -> bytes:
+        """Return weights and buffers as they are evaluated, as a file of tensors."""
+        return written({"net": self.evaluated_net()})
+
+    def tables(self) -> dict[str, list[Any]]:
+        """Return the diagnostics as columns; empty without diagnostics."""
+        if self.probe is None or not self.progress.layers:
+            return {}
+        names, num_epochs = self.probe.names, len(self.progress.layers)
+        values = torch.stack(self.progress.layers).transpose(0, 1).flatten(1)
+        return {
+            "epoch": [epoch for epoch in range(1, num_epochs + 1) for _ in names],
+            "position": list(range(len(names))) * num_epochs,
+            "layer": names * num_epochs,
+            **{name: row.tolist() for name, row in zip(MEASURES, values, strict=True)},
+        }
+
     def evaluated_net(self) -> dict[str, Tensor]:
         """Return weights and buffers as they are evaluated."""
         with holding(self.net, self.statistics_of(self.config.statistics)):
@@ -332,7 +377,7 @@ def _without_single(batches: Iterable[Batch]) -> Iterator[Batch]:
         yield held
 
 
-def _check(progress: Progress, num_epochs: int) -> None:
+def _check(progress: ImageProgress, num_epochs: int) -> None:
     """Raise a ValueError where this is not how far a trial of so many epochs can be."""
     epoch, curves = progress.epoch, progress.curves
     is_right = (
@@ -349,3 +394,19 @@ def _check(progress: Progress, num_epochs: int) -> None:
     )
     if not is_right:
         raise ValueError("its epoch, its curves and its tables of layers do not fit together")
+
+
+def written(state: dict[str, Any]) -> bytes:
+    """Return a state as `torch.save` writes it."""
+    sink = io.BytesIO()
+    torch.save(state, sink)
+    return sink.getvalue()
+
+
+def weights_digest(net: nn.Module) -> str:
+    """Return 16 hex digits over all weights and buffers, equal only where these are equal bit for bit."""
+    digest = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -9,10 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.report.entries import Entry
-from ablate.report.layout import Grid
-from ablate.report.text import entry_text
-from ablate.store.declaration import Declaration
+from ablate.tasks.image_classification.config import SHOWN
 
 XIE = "Xie, Xiong, Pu 2017, arXiv:1703.01827"
 HE = "He, Zhang, Ren, Sun 2016, arXiv:1512.03385"
@@ -75,23 +72,11 @@ NOTE = (
 )
 
 
-def published(declaration: Declaration, entry: Entry) -> Published | None:
+def published(metric: str, settings: Mapping[str, Any]) -> Published | None:
     """Return the published figure of the same experiment; None where there is none, or the metric is another."""
-    if declaration.metric.name != "test_accuracy":
+    if metric != SHOWN:
         return None
-    settings = entry.trials.cell.settings
     for figure in PUBLISHED:
         if all(name in settings and settings[name] == value for name, value in figure.settings.items()):
             return figure
     return None
-
-
-def published_text(declaration: Declaration, grid: Grid) -> list[list[str]] | None:
-    """Return our entries beside the published ones as a table, the header first; None where nothing matches."""
-    rows = [
-        [grid.place(row, column), entry_text(grid.at[row, column]), found.text]
-        for row in grid.rows
-        for column in grid.columns
-        if (row, column) in grid.at and (found := published(declaration, grid.at[row, column])) is not None
-    ]
-    return [["entry", "measured here", "published"], *rows] if rows else None

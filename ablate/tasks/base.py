@@ -1,0 +1,267 @@
+"""The seam: a task is what a trial does. All else needs parameters in, numbers out, a seed and a place to stop."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablate.metrics import Metric
+from ablate.places import Place
+from ablate.tasks.parameters import Parameters
+from ablate.tasks.registry import Value
+
+Settings = dict[str, Value]
+"""A whole configuration, flat: what `Parameters.resolve` returns."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where a trial went wrong: `epoch` counts from 1, `step` from 0 over the whole trial; `layer` is the first bad."""
+
+    epoch: int
+    step: int
+    layer: str
+    message: str
+
+
+@dataclass
+class Progress:
+    """What a trial has so far, beside its own state. `curves` hold one number an epoch."""
+
+    epoch: int = 0
+    duration_s: float = 0.0
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Training(ABC):
+    """One trial under way. An epoch is what lies between two of its reports, whatever a task does in it.
+
+    `num_epochs` says after how many it is complete. The trial is told to go on an epoch at a time, can be saved after
+    each, and is measured at its end. Its numbers follow from its settings, its seed and its data alone.
+    """
+
+    progress: Progress
+    num_epochs: int
+    num_parameters: int = 0
+
+    @abstractmethod
+    def run_epoch(self) -> Divergence | None:
+        """Go on by one epoch and add to the curves, the objective among them; say where it diverged, if it did."""
+
+    @abstractmethod
+    def measure(self, is_confirmed: bool) -> dict[str, float]:
+        """Return the metrics at the end; those on test data only if the trial is a complete confirm trial."""
+
+    @abstractmethod
+    def save(self) -> bytes:
+        """Return all that is needed to go on from here."""
+
+    @abstractmethod
+    def load(self, content: bytes) -> None:
+        """Go on from what `save` returned.
+
+        Raises:
+            Exception: It is none of this trial; the object is of no use then.
+        """
+
+    def digest(self) -> str:
+        """Return a hash of what was trained, equal only where that is equal bit for bit; "" where there is none."""
+        return ""
+
+    def kept(self) -> bytes:
+        """Return what was trained, for `confirm.keep_weights`; nothing where there is nothing to keep."""
+        return b""
+
+    def tables(self) -> dict[str, list[Any]]:
+        """Return what was recorded of each epoch and part, as columns: epoch, position, layer, then numbers."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data that is ready: the file that workers read, None without one, its digest, and facts about it, as JSON."""
+
+    path: Path | None = None
+    digest: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one epoch takes, in seconds, and what a trial and its checkpoint occupy, in MiB."""
+
+    epoch_s: float
+    memory_mib: float
+    state_mib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """How a measure is drawn. `is_log`: logarithmic colours, where zero is blank. `by_top`: divided by the value of
+    the topmost layer that has one. `is_signed`: colours are symmetric about 0, logarithmic ones about 1."""
+
+    measure: str
+    title: str
+    is_log: bool = False
+    by_top: bool = False
+    is_signed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryCurve:
+    """How a curve that sums up a trial's layers is drawn; `limits` are those of its axis."""
+
+    name: str
+    title: str
+    is_log: bool = False
+    limits: tuple[float, float] | None = None
+
+
+class Task(ABC):
+    """What a trial does. One object a task, stateless; `ablate.tasks.catalog` knows them by name.
+
+    `version` is raised when the numbers of the procedure change: it is in the fingerprint of every trial, as is
+    `origin`, the hash of the user's file that registered the task. `objective`
+    is the metric that tuning optimises, after each epoch and at the end; `shown` the one of a table that names none.
+    `heat_maps` and `summary_curves` say how the columns of `Training.tables` and the curves that sum them up are drawn.
+    `metrics` are all that a complete confirm trial can have. `length` is the parameter that says how many epochs a
+    trial has. `data_parameters` choose the data, so that they cannot be tuned; `same_in_all` are those of them that
+    all cells of a table share.
+    """
+
+    name: str
+    version: int = 1
+    origin: str = ""
+    parameters: Parameters
+    metrics: Sequence[Metric]
+    objective: str
+    shown: str
+    length: str = "epochs"
+    data_parameters: Sequence[str] = ()
+    same_in_all: Sequence[str] = ()
+    heat_maps: Sequence[HeatMap] = ()
+    summary_curves: Sequence[SummaryCurve] = ()
+    summary_title: str = ""
+    published_note: str = ""
+
+    @abstractmethod
+    def start(self, settings: Settings, seed: int, device: str, data: Place | None) -> Training:
+        """Return a trial that has not run yet.
+
+        Args:
+            settings: What `Parameters.resolve` returned; JSON may have made lists of its tuples.
+            seed: All random numbers follow from it.
+            device: "auto", or one of `devices`.
+            data: The prepared file, or None.
+
+        Raises:
+            UsageError: The device is not there.
+        """
+
+    def metric(self, name: str) -> Metric:
+        """Return the metric of a name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return {metric.name: metric for metric in self.metrics}[name]
+
+    @property
+    def stamp(self) -> str:
+        """What fingerprints and records have of this task, for example "image_classification@1"."""
+        return f"{self.name}@{self.version}" + (f"+{self.origin}" if self.origin else "")
+
+    def fingerprint(self, settings: Mapping[str, Any], data_digest: str) -> str:
+        """Return the fingerprint of a trial's configuration with the present versions of its rows and of the task."""
+        return self.parameters.fingerprint(settings, self.parameters.stamps(settings), data_digest, self.stamp)
+
+    def num_epochs(self, settings: Mapping[str, Any]) -> int:
+        """Return how many epochs a trial of these settings has."""
+        core = self.parameters.core[self.length]
+        return int(str(settings.get(self.length, core.default)))
+
+    def work(self, settings: Mapping[str, Any]) -> float:
+        """Return a rough measure of a trial's time: cells with more of it start first."""
+        return float(self.num_epochs(settings))
+
+    def prepare(self, settings: Settings, cache: Path) -> Prepared:
+        """Return the data of a configuration; what it makes or fetches stays below `cache`.
+
+        Raises:
+            DataError: The data is not to be had, or the configuration asks too much of it.
+        """
+        return Prepared()
+
+    def facts(self, prepared: Sequence[Prepared]) -> dict[str, Any]:
+        """Return what the declaration says about the data of all cells."""
+        return dict(prepared[0].facts)
+
+    def check_facts(self, facts: Mapping[str, Any]) -> None:  # noqa: B027 - most tasks have none
+        """Raise a ValueError where a declaration's facts are not what `facts` returns."""
+
+    def measured(self, facts: Mapping[str, Any]) -> list[Metric]:
+        """Return the metrics with their floors on these data."""
+        return list(self.metrics)
+
+    def largest(self, facts: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
+        """Return the largest value that the data allows a parameter, and what it is, for errors."""
+        return {}
+
+    def data_line(self, facts: Mapping[str, Any]) -> str:
+        """Return the data in one line for `plan` and the page; "" where there is none to speak of."""
+        return ""
+
+    def notices(self, facts: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return what the data is too little to tell; `cells` are the settings of each."""
+        return []
+
+    def published(self, metric: str, settings: Mapping[str, Any]) -> str | None:
+        """Return a published figure of the same experiment with its source; None where there is none."""
+        return None
+
+    def check_record(self, metrics: Mapping[str, float], curves: Mapping[str, Sequence[float]]) -> None:
+        """Raise a ValueError where a record's numbers cannot be this task's: out of bounds, or NaN."""
+        bounds = {metric.name: metric for metric in self.metrics}
+        for name, numbers in [*((name, [number]) for name, number in metrics.items()), *curves.items()]:
+            metric = bounds.get(name)
+            if metric is not None and not all([metric.allows(number) for number in numbers]):
+                wrong = next(number for number in numbers if not metric.allows(number))
+                raise ValueError(f"{name[:50]} is {wrong}, but it must be {metric.range_text()}")
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the names of the devices that it knows, there or not."""
+        return ("auto", "cpu")
+
+    def device_name(self, device: str) -> str:
+        """Return the class of a device for provenance, for example "cpu" or "cuda: NVIDIA A100".
+
+        Raises:
+            UsageError: It is not there.
+        """
+        return "cpu"
+
+    def num_gpus(self) -> int:
+        """Return how many GPUs of this machine it can use."""
+        return 0
+
+    def cost(self, settings: Settings, device: str, data: Place | None) -> Cost | None:
+        """Time a few steps on this hardware; None where that says nothing."""
+        return None
+
+    def cost_key(self, settings: Settings) -> dict[str, Value]:
+        """Return the settings that the cost of an epoch depends on."""
+        return dict(settings)
+
+
+def to_json(state: Any) -> bytes:
+    """Return plain values as `Training.save` may: for tasks whose state is numbers, texts, lists and mappings."""
+    return json.dumps(state).encode()
+
+
+def from_json(content: bytes) -> Any:
+    """Return what `to_json` was given."""
+    return json.loads(content)

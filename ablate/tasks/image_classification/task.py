@@ -1,0 +1,216 @@
+"""The task itself: what everything above training asks about trials that train nets on images."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablate.metrics import Metric
+from ablate.places import Place
+from ablate.storage import fetched
+from ablate.tasks.base import Cost, Prepared, Settings, Task, Training
+from ablate.tasks.image_classification.config import (
+    ACCURACIES,
+    METRICS,
+    OBJECTIVE,
+    PARAMETERS,
+    SHOWN,
+    build,
+    measured,
+    resolve,
+)
+from ablate.tasks.image_classification.figures import DEPTH_CURVES, HEAT_MAPS
+from ablate.tasks.image_classification.published import NOTE, published
+from ablate.tasks.registry import Value
+
+if TYPE_CHECKING:
+    import torch
+
+    from ablate.tasks.image_classification.data.dataset import Dataset
+
+NUMBERS = ("num_train", "num_val", "num_test", "num_classes")
+ENOUGH_IMAGES = 100
+"""With fewer images one of them is worth more than a point."""
+BOUNDED = {metric.name: metric for metric in METRICS if metric.name in ACCURACIES}
+SIZES = ("depth", "width", "batch_size", "image_size")
+"""The numbers that change the time of an epoch, or the memory."""
+TIMELESS = ("lr_schedule", "init")
+"""The choices that do not."""
+
+
+class ImageClassification(Task):
+    """Plain and residual nets, trained on images; torch is imported where it is needed."""
+
+    name = "image_classification"
+    parameters = PARAMETERS
+    metrics = METRICS
+    objective = OBJECTIVE
+    shown = SHOWN
+    data_parameters = ("dataset", "image_size", "num_train", "num_val")
+    same_in_all = ("dataset",)
+    heat_maps = HEAT_MAPS
+    summary_curves = DEPTH_CURVES
+    summary_title = "Errors over depth"
+    published_note = NOTE
+
+    def start(self, settings: Settings, seed: int, device: str, data: Place | None) -> Training:
+        """Return a trial that has not run yet; the data of the last two files stays in memory."""
+        from ablate.tasks.image_classification.training.device import choose_device, prepare_process
+        from ablate.tasks.image_classification.training.trainer import Trainer
+
+        chosen = choose_device(device)
+        prepare_process(chosen)
+        return Trainer(resolve(settings), _dataset(data, chosen), seed, chosen)
+
+    def work(self, settings: Mapping[str, Any]) -> float:
+        """Return layers times epochs."""
+        return float(settings.get("depth") or 20) * float(settings.get("epochs") or 20)
+
+    def prepare(self, settings: Settings, cache: Path) -> Prepared:
+        """Return the prepared file of a configuration's data."""
+        from ablate.tasks.image_classification.data.prepare import prepare
+
+        data = prepare(build(settings), cache)
+        facts = {name: getattr(data, name) for name in ("dataset", "digest", *NUMBERS)}
+        facts["image_shape"] = list(data.image_shape)
+        if data.test_counts:
+            facts["test_counts"] = list(data.test_counts)
+        if data.absent:
+            facts["absent"] = {part: list(names) for part, names in data.absent.items()}
+        return Prepared(data.path, data.digest, facts)
+
+    def facts(self, prepared: Sequence[Prepared]) -> dict[str, Any]:
+        """Return the facts of the first cell's data, with the classes that are absent in any cell's."""
+        absent: dict[str, list[str]] = {}
+        for part, names in (entry for each in prepared for entry in each.facts.get("absent", {}).items()):
+            absent[part] = list(dict.fromkeys([*absent.get(part, []), *names]))
+        return {**prepared[0].facts, **({"absent": absent} if absent else {})}
+
+    def check_facts(self, facts: Mapping[str, Any]) -> None:
+        """Raise a ValueError where a declaration's facts are not what `facts` returns."""
+        for name in NUMBERS:
+            number = facts.get(name)
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"data.{name} must be a number of images or classes")
+        counts = facts.get("test_counts")
+        if counts is not None and not _are_counts(counts, facts["num_classes"], facts["num_test"]):
+            raise ValueError("data.test_counts must be the number of test images of each class")
+        absent = facts.get("absent", {})
+        if not isinstance(absent, dict) or not all(isinstance(names, list) for names in absent.values()):
+            raise ValueError("data.absent must be lists of classes")
+
+    def measured(self, facts: Mapping[str, Any]) -> list[Metric]:
+        """Return the metrics, accuracies with chance as their floor."""
+        return measured(facts)
+
+    def largest(self, facts: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
+        """Return the training images, which must fill a batch."""
+        number = facts["num_train"]
+        return {"batch_size": (number, f"the {number} training images of {facts['dataset']}")}
+
+    def data_line(self, facts: Mapping[str, Any]) -> str:
+        """For example "digits 1×8×8, 1,200 training, 237 validation and 360 test images"."""
+        shape = "×".join(map(str, facts["image_shape"]))
+        return (
+            f"{facts['dataset']} {shape}, {facts['num_train']} training, {facts['num_val']} validation and "
+            f"{facts['num_test']} test images"
+        )
+
+    def notices(self, facts: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return what the images are too few to tell, or cannot tell."""
+        found = []
+        asked = [settings.get("num_val") for settings in cells]
+        num_val = min(number if isinstance(number, int) else facts["num_val"] for number in asked)
+        for part, number, effect in (
+            (
+                "validation",
+                num_val,
+                "tune trials can tie, and the first of them is confirmed then; num_val holds out more",
+            ),
+            ("test", facts["num_test"], "smaller differences cannot be seen in a single trial"),
+        ):
+            if number < ENOUGH_IMAGES:
+                found.append(f"one of the {number} {part} images is worth {100 / number:.1f} points: {effect}")
+        for part, names in facts.get("absent", {}).items():
+            shown = ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            found.append(f"no {part} image shows {shown}: accuracy says nothing about what has no image")
+        return found
+
+    def published(self, metric: str, settings: Mapping[str, Any]) -> str | None:
+        """Return a published accuracy of the same experiment with its source; None where there is none."""
+        found = published(metric, settings)
+        return found.text if found is not None else None
+
+    def check_record(self, metrics: Mapping[str, float], curves: Mapping[str, Sequence[float]]) -> None:
+        """Check that accuracies are within bounds, and that a loss is NaN only where that of validation ended so."""
+        for name, numbers in [*((name, [number]) for name, number in metrics.items()), *curves.items()]:
+            metric = BOUNDED.get(name)
+            if metric is not None and not all([metric.allows(number) for number in numbers]):
+                wrong = next(number for number in numbers if not metric.allows(number))
+                raise ValueError(f"{name[:50]} is {wrong}, but it must be {metric.range_text()}")
+        for name, number in metrics.items():
+            curve = curves.get(name.replace("test_", "val_"), [])
+            if "loss" in name and math.isnan(number) and not (curve and math.isnan(curve[-1])):
+                raise ValueError(f"{name[:50]} is nan")
+
+    def devices(self) -> tuple[str, ...]:
+        """Return torch's names of the devices."""
+        from ablate.tasks.image_classification.training.device import DEVICES
+
+        return DEVICES
+
+    def device_name(self, device: str) -> str:
+        """Return the class of a device, for example "cpu" or "cuda: NVIDIA A100"."""
+        from ablate.tasks.image_classification.training.device import choose_device, device_name
+
+        return device_name(choose_device(device))
+
+    def num_gpus(self) -> int:
+        """Return the number of CUDA devices of this machine."""
+        from ablate.tasks.image_classification.training.device import num_gpus
+
+        return num_gpus()
+
+    def cost(self, settings: Settings, device: str, data: Place | None) -> Cost | None:
+        """Time a few steps of the net."""
+        from ablate.tasks.image_classification.training.device import choose_device, prepare_process
+        from ablate.tasks.image_classification.training.timing import time_epoch
+
+        chosen = choose_device(device)
+        prepare_process(chosen)
+        return time_epoch(build(settings), _dataset(data, chosen), chosen)
+
+    def cost_key(self, settings: Settings) -> dict[str, Value]:
+        """Return the settings that tell one net from another."""
+        return {
+            name: value
+            for name, value in settings.items()
+            if name in SIZES or (isinstance(value, str) and name not in TIMELESS)
+        }
+
+
+def _are_counts(counts: Any, num_classes: int, total: int) -> bool:
+    is_list = isinstance(counts, list) and len(counts) == num_classes
+    return is_list and all(type(count) is int and count >= 0 for count in counts) and sum(counts) == total
+
+
+def _dataset(data: Place | None, device: torch.device) -> Dataset:
+    if data is None:
+        raise ValueError("this task needs data")
+    return _loaded(str(data), str(device))
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(path: str, device: str) -> Dataset:
+    import torch
+
+    from ablate.places import to_place
+    from ablate.tasks.image_classification.data.prepare import load
+
+    return load(fetched(to_place(path))).to(torch.device(device))
+
+
+TASK = ImageClassification()
