@@ -346,12 +346,25 @@ def _check_values(record: TrialRecord) -> None:
         raise ValueError(f"a trial cannot take {record.duration_s} s and {record.num_epochs} epochs")
     if record.num_parameters < 0:
         raise ValueError(f"a net cannot have {record.num_parameters} parameters")
+    _check_end(record)
     needed = {"tune": ("val_accuracy",), "confirm": ("val_accuracy", "test_accuracy")}[record.phase]
     for name in needed if record.state == "complete" else ():
         value = record.metrics.get(name)
         if value is None or not math.isfinite(value):
             raise ValueError(f"a complete trial needs a {name}, but it is {value}")
     _check_numbers(record)
+
+
+def _check_end(record: TrialRecord) -> None:
+    """Check that a trial got as far as its state says."""
+    asked = record.settings.get("epochs")
+    least = {"complete": asked, "pruned": 1}.get(record.state, 0)
+    if isinstance(asked, int) and not least <= record.num_epochs <= asked:
+        raise ValueError(f"a {record.state} trial of {asked} epochs cannot end after {record.num_epochs}")
+    # Both count from the first step on: one that diverges there has the epoch 1 and the step 0.
+    epoch, step = record.diverged_epoch, record.diverged_step
+    if record.state == "diverged" and (epoch is None or step is None or epoch < 1 or step < 0):
+        raise ValueError(f"a trial cannot diverge in epoch {epoch} at step {step}")
 
 
 def _check_numbers(record: TrialRecord) -> None:
