@@ -34,7 +34,7 @@ RECORD = TrialRecord(
         "modulation_window": [0.0, 1.0],
         "image_size": None,
         "statistics": "estimated",
-    },  # fmt: skip
+    },
     rows={"optimizer": "adam@1"},
     data_digest="d",
     metrics={"test_accuracy": 0.5, "val_accuracy": 0.5},
