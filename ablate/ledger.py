@@ -358,9 +358,10 @@ def _check_values(record: TrialRecord) -> None:
 def _check_end(record: TrialRecord) -> None:
     """Check that a trial got as far as its state says."""
     asked = record.settings.get("epochs")
-    least = asked if record.state == "complete" else int(record.state == "pruned")
-    if isinstance(asked, int) and not least <= record.num_epochs <= asked:
-        raise ValueError(f"a {record.state} trial of {asked} epochs cannot end after {record.num_epochs}")
+    if isinstance(asked, int):
+        least = asked if record.state == "complete" else int(record.state == "pruned")
+        if not least <= record.num_epochs <= asked:
+            raise ValueError(f"a {record.state} trial of {asked} epochs cannot end after {record.num_epochs}")
     # Both count from the first step on: one that diverges there has the epoch 1 and the step 0.
     epoch, step = record.diverged_epoch, record.diverged_step
     if record.state == "diverged" and (epoch is None or step is None or epoch < 1 or step < 0):
