@@ -93,6 +93,17 @@ class OutFolder(click.Path):
         return super().convert(value, param, ctx)
 
 
+class LocalPath(click.Path):
+    """A file or folder of this machine."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; of a URL, which would become one, no folder is made."""
+        if isinstance(value, str) and "://" in value:
+            # Not shown whole: it may hold a password.
+            self.fail(f"must be a path on this machine; got {value.partition('://')[0]}://…", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 out_option = click.option(
     "--out", type=OutFolder(), default=DEFAULT_OUT, show_default=True, metavar="FOLDER|s3://BUCKET/PREFIX",
     help="Where sweeps, ledger and MLflow store lie.",
@@ -110,7 +121,7 @@ def file_options(function: Any) -> Any:
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
                      help="Replace one entry, for example --set budget.trials_per_cell=8."),
         click.option("--profile", metavar="NAME", help="Apply one of the file's profiles."),
-        click.argument("file", type=click.Path(path_type=Path)),
+        click.argument("file", type=LocalPath(path_type=Path)),
     ):  # fmt: skip
         function = decorator(function)
     return function
@@ -267,7 +278,7 @@ def status(sweep: str | None, out: Place, as_json: bool) -> None:
 @main.command()
 @click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
 @out_option
-@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Default: reports/<sweep>.")
+@click.option("--to", type=LocalPath(path_type=Path, file_okay=False), help="Default: reports/<sweep>.")
 @click.option("--rows", metavar="AXIS", help="Another row axis than the sweep file's.")
 @click.option("--columns", metavar="AXIS", help="Another column axis than the sweep file's.")
 @click.option("--metric", metavar="NAME", help="Another metric than the sweep file's.")
@@ -302,7 +313,7 @@ def report(
 @main.command()
 @click.argument("sweep")
 @out_option
-@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+@click.option("--to", type=LocalPath(path_type=Path, dir_okay=False), required=True, help="The file to write.")
 def export(sweep: str, out: Place, to: Path) -> None:
     """Write a sweep with its trials to one file, for `merge` on another machine.
 
@@ -315,7 +326,7 @@ def export(sweep: str, out: Place, to: Path) -> None:
 
 
 @main.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=LocalPath(path_type=Path))
 @out_option
 def merge(files: tuple[Path, ...], out: Place) -> None:
     """Put what `export` wrote into an output folder.
@@ -377,7 +388,7 @@ def train(
               help="A Python file whose rows the trial uses.")  # fmt: skip
 @click.option("--tolerance", type=click.FloatRange(min=0), default=0.05, show_default=True,
               help="Difference in accuracy that counts as agreement on other hardware or libraries.")  # fmt: skip
-@click.option("--weights", type=click.Path(path_type=Path, file_okay=False),
+@click.option("--weights", type=LocalPath(path_type=Path, file_okay=False),
               help="Write the weights of a confirm trial to this folder.")  # fmt: skip
 @device_option
 def reproduce(

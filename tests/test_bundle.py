@@ -483,12 +483,65 @@ def test_export_replaces_a_bundle_and_no_other_file(whole, tmp_path):
     target = tmp_path / "x.yaml"
     target.write_text("name: x\n")
     os.mkfifo(tmp_path / "pipe")
-    for file in (target, tmp_path / "pipe"):
+    (tmp_path / "nowhere").symlink_to(tmp_path / "unmounted" / "x.zip")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for file in (target, tmp_path / "pipe", tmp_path / "nowhere", tmp_path / "loop"):
         done = invoke("export", SWEEP, "--to", file, "--out", whole)
         assert done.exit_code == 2
         assert f"{file} is there already and is no bundle: give --to another name" in done.stderr
     assert target.read_text() == "name: x\n"
+    assert (tmp_path / "nowhere").is_symlink()
+    assert (tmp_path / "loop").is_symlink()
     assert exported(whole, "whole.zip") == exported(whole, "whole.zip")
+
+
+def test_a_url_in_place_of_a_file_is_refused_and_no_folder_has_its_name(whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ("export", SWEEP, "--to", "s3://bucket/x.zip", "--out", whole),
+        ("report", SWEEP, "--to", "s3://bucket/report", "--out", whole),
+        ("merge", "s3://bucket/x.zip", "--out", "runs"),
+        ("plan", "https://me:canary@host/x.yaml", "--out", "runs"),
+    ):
+        done = invoke(*arguments)
+        assert (done.exit_code, done.stdout) == (2, "")
+        scheme = "https" if arguments[0] == "plan" else "s3"
+        assert f": must be a path on this machine; got {scheme}://…\n" in done.stderr
+        assert "canary" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_file_under_several_names_is_merged_once(whole, tmp_path):
+    file, out = exported(part(whole, tmp_path / "a" / "runs", in_cells(0)), "one.zip"), tmp_path / "runs"
+    (tmp_path / "link.zip").symlink_to(file)
+    done = invoke("merge", file, file, tmp_path / "link.zip", "--out", out)
+    assert done.exit_code == 0, done.output
+    first, second, _ = done.stdout.splitlines()
+    assert first == f"{file}: sweep '{SWEEP}': 6 trials added, 0 were there already"
+    assert second == f"{tmp_path / 'link.zip'}: sweep '{SWEEP}': nothing to add, 6 trials are there already"
+    before = files(tmp_path / "a" / "runs")
+    assert (
+        "nothing to add, 6 trials are there already" in invoke("merge", file, "--out", tmp_path / "a" / "runs").stdout
+    )
+    assert files(tmp_path / "a" / "runs") == before
+
+
+@pytest.mark.parametrize("name", ["ledger", SWEEP, f"{SWEEP}/lock", f"{SWEEP}/proposals.jsonl"])
+def test_what_lies_in_the_way_of_a_merge_is_named_and_stays(small, tmp_path, name):
+    out = tmp_path / "runs"
+    way = out / name
+    way.parent.mkdir(parents=True)
+    if way.name in ("lock", "proposals.jsonl"):
+        way.mkdir()
+    else:
+        way.write_text("mine")
+    before = files(out)
+    done = invoke("merge", small, "--out", out)
+    assert (done.exit_code, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(str(way))
+    assert files(out) == before
+    assert way.exists()
 
 
 def test_a_sweep_that_runs_in_the_folder_is_not_merged_into(whole, tmp_path):

@@ -29,7 +29,14 @@ RECORD = TrialRecord(
     seed=2**53 - 1,
     phase="confirm",
     state="complete",
-    settings={"depth": 20, "lr": 0.1, "modulation_window": [0.0, 1.0], "image_size": None, "statistics": "estimated"},
+    settings={
+        "depth": 20,
+        "epochs": 2,
+        "lr": 0.1,
+        "modulation_window": [0.0, 1.0],
+        "image_size": None,
+        "statistics": "estimated",
+    },
     rows={"optimizer": "adam@1"},
     data_digest="d",
     metrics={"test_accuracy": 0.5, "val_accuracy": 0.5},
@@ -349,6 +356,10 @@ def test_a_trial_that_was_pruned_here_and_run_to_its_end_elsewhere_stays_pruned_
         ("duration_s", float("nan"), "a trial cannot take nan s"),
         ("duration_s", 1e300, "a trial cannot take 1e+300 s"),
         ("num_parameters", -5, "a net cannot have -5 parameters"),
+        ("num_epochs", 0, "a complete trial of 2 epochs cannot end after 0"),
+        ("num_epochs", 1, "a complete trial of 2 epochs cannot end after 1"),
+        ("num_epochs", 3, "a complete trial of 2 epochs cannot end after 3"),
+        ("state", "diverged", "a trial cannot diverge in epoch None at step None"),
         (
             "metrics",
             [("test_accuracy", 0.5), ("test_accuracy", 0.6), ("val_accuracy", 0.5)],
@@ -395,6 +406,35 @@ def test_a_loss_that_ended_as_nan_is_no_damage(tmp_path):
     ledger.write(record)
     assert ledger.read(RECORD.key, "s") is not None
     assert ledger.read_all([(RECORD.key, "c")], "s", with_curves=False)
+
+
+STOPPED = {"state": "pruned", "sweep": "s", "num_epochs": 1}
+FAILED = {"state": "failed", "sweep": "s", "num_epochs": 0}
+AT_THE_FIRST_STEP = {"state": "diverged", "diverged_epoch": 1, "diverged_step": 0, "num_epochs": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (STOPPED, ""),
+        ({**STOPPED, "num_epochs": 2}, ""),  # The pruner judges the last epoch, too.
+        ({**STOPPED, "num_epochs": 0}, "a pruned trial of 2 epochs cannot end after 0"),
+        (FAILED, ""),
+        ({**FAILED, "num_epochs": 2}, ""),  # The test images were too many.
+        ({**FAILED, "num_epochs": 3}, "a failed trial of 2 epochs cannot end after 3"),
+        (AT_THE_FIRST_STEP, ""),
+        ({**AT_THE_FIRST_STEP, "num_epochs": 3}, "a diverged trial of 2 epochs cannot end after 3"),
+        ({**AT_THE_FIRST_STEP, "diverged_step": None}, "a trial cannot diverge in epoch 1 at step None"),
+        ({**AT_THE_FIRST_STEP, "diverged_step": -1}, "a trial cannot diverge in epoch 1 at step -1"),
+        ({**AT_THE_FIRST_STEP, "diverged_epoch": None}, "a trial cannot diverge in epoch None at step 0"),
+        ({**AT_THE_FIRST_STEP, "diverged_epoch": 0}, "a trial cannot diverge in epoch 0 at step 0"),
+    ],
+)
+def test_a_trial_gets_as_far_as_its_state_says(tmp_path, caplog, changes, reason):
+    Ledger(tmp_path).write(record := dataclasses.replace(RECORD, **changes))
+    assert Ledger(tmp_path).read(RECORD.key, "s") == (None if reason else record)
+    assert reason in caplog.text
+    assert (tmp_path / "ledger" / "aside").exists() == bool(reason)
 
 
 SWEEP = "depth_ablation@smoke"

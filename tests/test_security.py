@@ -241,6 +241,7 @@ def test_latex_and_markdown_print_what_is_in_a_sweep_file_as_text():
 
 
 SECRET = "canary5ecret"
+BASIC = base64.b64encode(f"me:{SECRET}".encode()).decode()
 
 
 @pytest.mark.parametrize(
@@ -268,6 +269,17 @@ SECRET = "canary5ecret"
         f"uc://{SECRET}@host",
         f"http://host/mlflow;password={SECRET}",
         f"http://host/mlflow#{SECRET}",
+        f"//me:{SECRET}@host/mlflow",
+        f"//{SECRET}@host/mlflow",
+        f"me:{SECRET}@host/mlflow",
+        f"{SECRET}@host/mlflow",
+        f"postgresql//me:{SECRET}@host/db",
+        f"databricks://dapi{SECRET}",
+        f"databricks://{SECRET}{SECRET}",
+        f"databricks://profile:dapi{SECRET}",
+        f"databricks:///dapi{SECRET}/x",
+        f"databricks:dapi-{SECRET}",
+        f"databricks-uc://DAPI{SECRET}",
     ],
 )
 def test_a_password_in_a_uri_is_masked_and_is_in_no_message_and_no_process_list(monkeypatch, tmp_path, uri):
@@ -277,10 +289,37 @@ def test_a_password_in_a_uri_is_masked_and_is_in_no_message_and_no_process_list(
     if "://me:" in uri:  # as a driver reports what it took for the host
         seen = uri.partition("://me:")[2].rpartition("/")[0]
         assert SECRET not in plain_cause(ValueError(f'could not translate host name "{seen}"'), uri)
+    assert SECRET not in plain_cause(ValueError(f"there is no profile '{uri.rpartition('/')[2]}'"), uri)
     path = uri.partition("host")[2]
     assert SECRET not in plain_cause(ValueError(f"Max retries exceeded with url: {path}/api/2.0 (refused)"), uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert SECRET not in " ".join(ui_command(tmp_path, 5000))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "databricks", "databricks://profile", "databricks://my-workspace-of-the-group", "databricks://scope:prefix",
+        "databricks-uc://profile", "/data/runs@home/mlruns", "./runs@home", "file:///data/runs@home", "//host/mlflow",
+        "http://host/0123456789abcdef01234567", "mlruns",
+    ],
+)  # fmt: skip
+def test_what_is_no_secret_of_a_uri_is_printed(uri):
+    assert masked(uri) == uri
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Basic authentication is off; use a Bearer token, or basic access authentication.",
+        "401: Bearer authentication required",
+        "the basic problem: no user",
+        "Basic auth: wrong password",
+        "Bearer or Basic",
+    ],
+)
+def test_words_that_name_a_scheme_of_authentication_are_printed(text):
+    assert plain_cause(ValueError(text), "http://host:5000") == text
 
 
 @pytest.mark.parametrize(
@@ -292,6 +331,10 @@ def test_a_password_in_a_uri_is_masked_and_is_in_no_message_and_no_process_list(
         ("DATABRICKS_TOKEN", SECRET, f"no such token: {SECRET}"),
         ("SOMETHING_ELSE", SECRET, f"401 for Authorization: Bearer {SECRET}"),
         ("SOMETHING_ELSE", SECRET, f'401 for {{"authorization": "basic {SECRET}="}}'),
+        ("SOMETHING_ELSE", SECRET, f"401 for ('Authorization', b'Basic {SECRET}')"),
+        ("SOMETHING_ELSE", SECRET, f"401: Basic {BASIC}."),
+        ("SOMETHING_ELSE", SECRET, f"401: basic {BASIC.rstrip('=')[:-1]}... (cut off)"),
+        ("SOMETHING_ELSE", SECRET, f"sent with Bearer {SECRET}."),
     ],
 )
 def test_no_token_of_the_environment_and_no_header_is_in_a_message(monkeypatch, name, value, message):
@@ -299,7 +342,7 @@ def test_no_token_of_the_environment_and_no_header_is_in_a_message(monkeypatch, 
     monkeypatch.setenv(name, value)
     told = plain_cause(ValueError(message), "http://host:5000")
     assert "***" in told
-    for form in (SECRET, base64.b64encode(f"me:{SECRET}".encode()).decode()):
+    for form in (SECRET, BASIC, BASIC[:12]):
         assert form not in told
 
 

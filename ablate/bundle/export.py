@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def export_sweep(out: Place, sweep: str, to: Path) -> Exported:
     """
     folder, ledger = SweepFolder(out, sweep), Ledger(out, is_read_only=True)
     declaration = folder.read_declaration()
-    if to.exists() and not is_bundle(to):
+    # A link that leads nowhere is somebody's, too.
+    if os.path.lexists(to) and not (to.exists() and is_bundle(to)):
         raise UsageError(f"{to} is there already and is no bundle: give --to another name")
     proposals, files, keys = folder.read_proposals(), dict[str, bytes](), set[str]()
     num_misfits = -1

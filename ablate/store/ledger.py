@@ -268,12 +268,25 @@ def _check_values(record: TrialRecord) -> None:
     task = record.known_task
     if task is None:  # Of a user's task whose file was not imported.
         return
+    _check_end(record, record.settings.get(task.length))
     needed = {"tune": (task.objective,), "confirm": (task.objective, task.shown)}[record.phase]
     for name in needed if record.state == "complete" else ():
         value = record.metrics.get(name)
         if value is None or not math.isfinite(value):
             raise ValueError(f"a complete trial needs a {name}, but it is {value}")
     task.check_record(record.metrics, record.curves)
+
+
+def _check_end(record: TrialRecord, asked: Any) -> None:
+    """Check that a trial got as far as its state says."""
+    if isinstance(asked, int):
+        least = asked if record.state == "complete" else int(record.state == "pruned")
+        if not least <= record.num_epochs <= asked:
+            raise ValueError(f"a {record.state} trial of {asked} epochs cannot end after {record.num_epochs}")
+    # Both count from the first step on: one that diverges there has the epoch 1 and the step 0.
+    epoch, step = record.diverged_epoch, record.diverged_step
+    if record.state == "diverged" and (epoch is None or step is None or epoch < 1 or step < 0):
+        raise ValueError(f"a trial cannot diverge in epoch {epoch} at step {step}")
 
 
 def _check_layers(table: pa.Table, num_epochs: int) -> None:

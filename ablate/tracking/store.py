@@ -42,13 +42,18 @@ QUIET = {
 _QUERY = re.compile(
     r"([?&;][^=&;\s]*(?:passw|pwd|token|secret|credential|(?:api|access)[_-]?key)[^=&;\s]*=)[^&;\s'\"]+", re.IGNORECASE
 )
-_USER = re.compile(r"(?<=://)([^:/?#@\s]*):(.*)@", re.DOTALL)
+_USER = re.compile(r"(?<=//)([^:/?#@\s]*):(.*)@", re.DOTALL)
 """SQLAlchemy takes all up to the last @ for the password, also what a URI should have quoted."""
 _OPEN = re.compile(r"^(?:postgresql|mysql|mssql|sqlite|file)\b")
 """Their users are no secrets; before the @ of another store may stand a token, also where its scheme is misspelt."""
-_BEFORE_AT = re.compile(r"^([A-Za-z][\w+.-]*:?(?://)?)(.*)(?<!\*\*\*)@", re.DOTALL)
+_BEFORE_AT = re.compile(r"^(?!\.|/(?!/))((?:[A-Za-z][\w+.-]*(?::|(?=//)))?(?://)?)(.*)(?<!\*\*\*)@", re.DOTALL)
+"""An address may lack its scheme; a path of this machine has no user."""
+_PROFILED = re.compile(r"^(?:databricks|uc)\b", re.IGNORECASE)
+_TOKEN = re.compile(r"(?<=[:/])(?:dapi[^:/@?#\s]*|[A-Za-z0-9]{20,}(?![^:/@?#\s]))", re.IGNORECASE)
+"""What looks like a token where the name of a profile is to stand."""
 _FRAGMENT = re.compile(r"#.+$", re.DOTALL)
-_HEADER = re.compile(r"\b(Bearer|Basic)\s+[^\s'\",\\]+", re.IGNORECASE)
+_HEADER = re.compile(r"(authorization[\\'\"]*\s*[:=,]\s*b?[\\'\"]*)?\b(Bearer|Basic)(\s+)([^\s'\",\\]+)", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z]?[a-z]{0,14}[.;:!?)\]]*")
 _SECRET_NAME = re.compile(r"^(?:MLFLOW|DATABRICKS)_.*(?:TOKEN|PASSWORD|SECRET|CREDENTIAL)")
 
 
@@ -93,7 +98,7 @@ def masked(uri: str) -> str:
     text = _USER.sub(r"\1:***@", _QUERY.sub(r"\1***", uri))
     if not _OPEN.match(text):
         text = _FRAGMENT.sub("#***", _BEFORE_AT.sub(r"\1***@", text))
-    return text
+    return _TOKEN.sub("***", text) if _PROFILED.match(text) else text
 
 
 def _without_secrets(text: str) -> str:
@@ -105,7 +110,26 @@ def _without_secrets(text: str) -> str:
     secrets |= {form for value in secrets for form in (value.strip(), repr(value)[1:-1])}
     for secret in sorted((each for each in secrets if len(each) > 3), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _HEADER.sub(r"\1 ***", text)
+    return _HEADER.sub(_masked_header, text)
+
+
+def _masked_header(found: re.Match[str]) -> str:
+    """Return what names a scheme without the credentials after it; prose that only names one stays as it is."""
+    header, scheme, _, value = found.groups()
+    is_quoted = found.string[: found.start(2)].endswith(("'", '"'))
+    is_secret = _is_basic(value) if scheme.lower() == "basic" else is_quoted or not _WORD.fullmatch(value)
+    return f"{header or ''}{scheme} ***" if header or is_secret else found[0]
+
+
+def _is_basic(value: str) -> bool:
+    """Whether a text is the base64 of a user, a colon and a password, or the beginning of it."""
+    text = re.split(r"[^\w+/-]", value, maxsplit=1)[0].replace("-", "+").replace("_", "/")
+    text = text[:-1] if len(text) % 4 == 1 else text
+    try:
+        user, colon, _ = base64.b64decode(text + "=" * (-len(text) % 4)).partition(b":")
+        return bool(colon) and user.decode().isprintable()
+    except ValueError:
+        return False
 
 
 def plain_cause(error: BaseException, uri: str) -> str:
@@ -120,6 +144,8 @@ def plain_cause(error: BaseException, uri: str) -> str:
     if not _OPEN.match(uri):
         secrets += [found[0][1:] for found in _FRAGMENT.finditer(uri)]
         secrets += [found[2].rpartition(":")[2] for found in _BEFORE_AT.finditer(uri)]
+    if _PROFILED.match(uri):
+        secrets += _TOKEN.findall(uri)
     for secret in filter(None, secrets):
         for part in (secret, *re.split(r"[@/?#:]", secret)):
             text = text.replace(part, "***") if len(part) > 3 else text
