@@ -357,7 +357,7 @@ def ui(sweep: str | None, out: Place, port: int) -> None:
 
 @main.command()
 @file_options
-@click.option("--cell", "cell_name", required=True, metavar="LEVELS", help='For example "depth=20, arm=plain".')
+@click.option("--cell", "cell_name", required=True, metavar="LEVELS", help='For example "width=16, arm=plain".')
 @click.option("--with", "tuned", multiple=True, metavar="PARAMETER=VALUE", help="A tuned parameter's value.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The trial's seed.")
 @device_option
@@ -387,7 +387,7 @@ def train(
 @click.option("--import", "imports", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="A Python file whose rows the trial uses.")  # fmt: skip
 @click.option("--tolerance", type=click.FloatRange(min=0), default=0.05, show_default=True,
-              help="Difference in accuracy that counts as agreement on other hardware or libraries.")  # fmt: skip
+              help="Share of a metric's range that counts as agreement on other hardware or libraries.")  # fmt: skip
 @click.option("--weights", type=LocalPath(path_type=Path, file_okay=False),
               help="Write the weights of a confirm trial to this folder.")  # fmt: skip
 @device_option

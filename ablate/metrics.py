@@ -25,7 +25,7 @@ class Metric:
 
     `direction` says which way is better. `unit` is "percent" for a fraction that is printed in percent, and its
     differences in points; else "raw". `low` and `high` are the least and the largest value, inclusive; None where there
-    is no bound. `floor` is what a useless trial scores, such as chance; `floor_name` and `floor_meaning` say what it
+    is no bound. `floor` is what a useless trial scores; `floor_name` and `floor_meaning` say what it
     is. A diverged trial counts as the floor; without one it has no number.
     """
 
@@ -62,18 +62,18 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The name in words, for example "Validation accuracy"."""
+        """The name in words, for example "Validation error"."""
         return label(self.name)
 
     @property
     def quantity(self) -> str:
-        """The name without the split that it is measured on, for example "accuracy"."""
+        """The name without the split that it is measured on, for example "error"."""
         split, _, rest = self.name.partition("_")
         return rest if rest and split in SPLITS else self.name
 
     @property
     def axis(self) -> str:
-        """The label of an axis, for example "Test accuracy (%)"."""
+        """The label of an axis, for example "Test error (%)"."""
         return f"{self.label} (%)" if self.unit == "percent" else self.label
 
     @property
@@ -154,7 +154,7 @@ class Metric:
 
 
 def label(name: str) -> str:
-    """Return a metric's or a curve's name in words, for example "Validation accuracy"."""
+    """Return a metric's or a curve's name in words, for example "Validation error"."""
     first, _, rest = name.partition("_")
     return f"{LONG.get(first, first)} {rest}".replace("_", " ").strip().capitalize()
 

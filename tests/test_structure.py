@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # What a part of the package may import of the others; the order of the layers, from the top down.
 LAYERS = [
     "registry",
+    "testing",
     "commands",
     "report",
     "run",
@@ -27,7 +29,7 @@ LAYERS = [
     "tasks",
     "base",
 ]
-"""The parts of the package, from the top down; none imports one above it."""
+"""The parts of the package, from the top down; none imports one above it. The first two are for users' own code."""
 APART = [
     ("report", "run"),
     ("report", "search"),
@@ -79,6 +81,40 @@ def test_heavy_libraries_stay_where_they_belong(file):
         library = module.split(".")[0]
         if library in ONLY_IN:
             assert place.startswith(ONLY_IN[library]), f"{place} imports {library}"
+
+
+def graph() -> dict[str, set[str]]:
+    """Return what each module imports of the others, imports for types and within functions included."""
+    modules = {".".join(("ablate", *file.relative_to(PACKAGE).with_suffix("").parts)): file for file in MODULES}
+    modules = {name.removesuffix(".__init__"): file for name, file in modules.items()}
+    found = {}
+    for name, file in modules.items():
+        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        named = [(node.module, alias.name) for node in nodes if node.module for alias in node.names]
+        targets = {f"{module}.{each}" if f"{module}.{each}" in modules else module for module, each in named}
+        targets |= set(imports(file))
+        found[name] = {target for target in targets if target in modules and target != name}
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    TopologicalSorter(graph()).prepare()
+
+
+def test_the_graph_sees_every_import():
+    found = graph()
+    assert "ablate.tasks.image_classification.training.trainer" in found["ablate.tasks.image_classification.task"]
+    assert "ablate.run.launch.tuner" in found["ablate.run.runner"]
+
+
+WORDS = re.compile(r"\b(accurac(y|ies)|chance|depths?)\b|(?<!composite_)\bimages?\b(?!\.composite)", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_only_tasks_know_what_a_trial_does(file):
+    if "tasks" not in file.relative_to(PACKAGE).parts:
+        found = [line for line in file.read_text().splitlines() if WORDS.search(line)]
+        assert [line for line in found if "imshow" not in line and "colorbar" not in line] == []
 
 
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))

@@ -198,7 +198,7 @@ def _scale_hours(axes: Any, hours: list[float]) -> None:
 
 
 def _train_name(declaration: Declaration) -> str:
-    """Return the metric on training data that the table's is compared with: an accuracy, however it was evaluated."""
+    """Return the metric on training data that the table's is compared with, however that was evaluated."""
     names = [metric.name for metric in declaration.metrics if metric.name.startswith("train_")]
     shown = f"train_{declaration.metric.quantity}"
     return next((name for name in names if f"{shown}_".startswith(f"{name}_")), shown)

@@ -203,3 +203,23 @@ def _summarise(
         n=n, mean=mean, sd=sd, low=low, high=high, num_diverged=num_diverged, values=values, is_mixed=is_mixed,
         num_collapsed=num_collapsed,
     )  # fmt: skip
+
+
+MARKS = {"better": "▲", "worse": "▼", "not shown": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the paired t test says of an arm against the baseline of its row.
+
+    `word` is better, worse or "not shown"; `adjusted_p` is Holm's over all verdicts of the table.
+    """
+
+    word: str
+    adjusted_p: float
+    test: PairedTest
+
+    @property
+    def mark(self) -> str:
+        """What the tables print behind the number."""
+        return MARKS[self.word]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ablate.report.entries import Entry
+from ablate.report.inference import Verdict
 from ablate.store.declaration import Declaration
-
-if TYPE_CHECKING:
-    from ablate.report.verdicts import Verdict
 
 Levels = tuple[str, ...]
 
@@ -48,11 +45,11 @@ class Grid:
         return " · ".join(row) or "all"
 
     def phrase(self, row: Levels) -> str:
-        """Return the row in prose, for example "depth 20"."""
+        """Return the row in prose, for example "width 16"."""
         return ", ".join(f"{axis} {level}" for axis, level in zip(self.row_axes, row, strict=True))
 
     def place(self, row: Levels, column: str) -> str:
-        """Return an entry in prose, for example "plain at depth 20"."""
+        """Return an entry in prose, for example "plain at width 16"."""
         parts = [column if self.column_axis else "", self.phrase(row)]
         return " at ".join(part for part in parts if part) or "the only cell"
 

@@ -65,7 +65,7 @@ def answer(declaration: Declaration, grid: Grid) -> str:
 
 
 def _arm_answer(grid: Grid, column: str) -> str:
-    """For example "The arm residual is better than plain at depth 44 (+5.0); neither is shown at depth 20 (+0.1)."."""
+    """For example "The arm residual is better than plain at width 64 (+5.0); neither is shown at width 16 (+0.1)."."""
     groups: dict[str, list[str]] = {"better": [], "worse": [], "not shown": [], UNDEFINED: []}
     for row in grid.rows:
         entry = grid.at.get((row, column))

@@ -1,4 +1,4 @@
-"""How numbers and names are printed. Accuracies are fractions in code and percent in print."""
+"""How numbers and names are printed. Fractions in code are percent in print."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def listed(names: list[str]) -> str:
 
 
 def _collapse_text(found: Estimate, metric: Metric) -> str:
-    """For example "1/3 diverged", "1/3 diverged, 1 at chance"."""
+    """For example "1/3 diverged", "1/3 diverged, 1 at the floor"."""
     parts = [f"{found.num_diverged}/{found.n} diverged"] if found.num_diverged else []
     if found.num_collapsed:
         parts.append(f"{found.num_collapsed}{'' if parts else f'/{found.n}'} at {metric.floor_name}")

@@ -44,7 +44,7 @@ def trials(declaration: Declaration, cells: list[CellTrials]) -> pd.DataFrame:
 
 
 def cells(grid: Grid) -> pd.DataFrame:
-    """Return one row a cell. Accuracies are fractions; what is not defined is empty.
+    """Return one row a cell. Metrics in percent are fractions; what is not defined is empty.
 
     `entry` is what the table prints without bold and marks, always with n. `mark` is † where the tuning may not
     have sufficed, and `doubts` says why. `is_best`: whether the entry beats every other one of its row. `verdict`

@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from dataclasses import dataclass
 
 from ablate.report.entries import Entry
-from ablate.report.inference import ALPHA, PairedTest, holm, paired_difference, paired_test
+from ablate.report.inference import ALPHA, PairedTest, Verdict, holm, paired_difference, paired_test
 from ablate.report.layout import Grid, Levels
 
-MARKS = {"better": "▲", "worse": "▼", "not shown": ""}
 Place = tuple[Levels, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What the paired t test says of an arm against the baseline of its row.
-
-    `word` is better, worse or "not shown"; `adjusted_p` is Holm's over all verdicts of the table.
-    """
-
-    word: str
-    adjusted_p: float
-    test: PairedTest
-
-    @property
-    def mark(self) -> str:
-        """What the tables print behind the number."""
-        return MARKS[self.word]
 
 
 def judged(grid: Grid) -> Grid:

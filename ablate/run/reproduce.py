@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from ablate.errors import AblateError, UsageError
+from ablate.metrics import Metric
 from ablate.places import Place, local_view
 from ablate.provenance import code_version, library_versions
 from ablate.run.checkpoints import Checkpoints
@@ -23,8 +24,8 @@ from ablate.tasks.parameters import trial_key
 from ablate.tasks.registry import load_imports
 
 TOLERANCE = 0.05
-"""Accuracy may differ this much where hardware or libraries differ: rounding then takes training another way, which
-may move an accuracy about as much as another seed. A convention, not measured: `--tolerance` sets it."""
+"""A metric may differ by this share of its range where hardware or libraries differ: rounding then takes training
+another way, which may move it about as much as another seed. A convention, not measured: `--tolerance` sets it."""
 SAME = ("torch", "device", "system")
 """With these equal the numbers must be equal bit for bit."""
 
@@ -33,13 +34,15 @@ SAME = ("torch", "device", "system")
 class Reproduction:
     """Two records of one trial. `differing` names what they were computed with, where that differs.
 
-    `same_layers`: whether the tables of layers are equal; None where the trial has none.
+    `metrics` are those whose last numbers are compared where bits cannot be: what has a range, and what tuning and the
+    table go by. `same_layers`: whether the tables of layers are equal; None where the trial has none.
     """
 
     recorded: TrialRecord
     repeated: TrialRecord
     differing: list[str]
     tolerance: float
+    metrics: Mapping[str, Metric]
     same_layers: bool | None = None
 
     @property
@@ -52,19 +55,20 @@ class Reproduction:
 
     @property
     def agrees(self) -> bool:
-        """Whether they are equal; on other hardware or libraries, whether accuracies are within the tolerance."""
+        """Whether they are equal; on other hardware or libraries, whether the metrics are within the tolerance."""
         if self.is_exact or not self.differing:
             return self.is_exact
         return self.recorded.state == self.repeated.state and all(
-            abs(first - second) <= self.tolerance for _, first, second in self.accuracies()
+            abs(first - second) <= self.tolerance * self.metrics[name].whole(first)
+            for name, first, second in self.pairs()
         )
 
-    def accuracies(self) -> list[tuple[str, float, float]]:
-        """Return (name, recorded, repeated) of all accuracies after the last epoch."""
+    def pairs(self) -> list[tuple[str, float, float]]:
+        """Return (name, recorded, repeated) of the metrics that are compared, after the last epoch."""
         sides = []
         for record in (self.recorded, self.repeated):
             last = {name: curve[-1] for name, curve in record.curves.items() if curve}
-            sides.append({name: value for name, value in {**last, **record.metrics}.items() if "accuracy" in name})
+            sides.append({name: value for name, value in {**last, **record.metrics}.items() if name in self.metrics})
         return [(name, sides[0][name], sides[1][name]) for name in sorted(sides[0].keys() & sides[1].keys())]
 
     def lines(self) -> list[str]:
@@ -72,7 +76,7 @@ class Reproduction:
         lines = [f"state: recorded {self.recorded.state}, repeated {self.repeated.state}"]
         if self.repeated.state == "failed":
             lines.append(f"it failed ({self.repeated.reason}): {self.repeated.message.strip().splitlines()[-1]}")
-        lines += [f"{name}: recorded {first!r}, repeated {second!r}" for name, first, second in self.accuracies()]
+        lines += [f"{name}: recorded {first!r}, repeated {second!r}" for name, first, second in self.pairs()]
         if self.recorded.weights_digest or self.repeated.weights_digest:
             digests = [record.weights_digest or "none" for record in (self.recorded, self.repeated)]
             lines.append(f"weights: recorded {digests[0]}, repeated {digests[1]}")
@@ -83,7 +87,7 @@ class Reproduction:
         if self.is_exact:
             return [*lines, "the numbers agree bit for bit"]
         verdict = "agree" if self.agrees else "do not agree"
-        rule = f"within {self.tolerance:g} of accuracy, as hardware or libraries differ" if self.differing \
+        rule = f"within {self.tolerance:g} of a metric's range, as hardware or libraries differ" if self.differing \
             else "bit for bit, as hardware and libraries are the same"  # fmt: skip
         return [*lines, f"the numbers {verdict}; asked for: {rule}"]
 
@@ -172,7 +176,10 @@ def reproduce(
     now = {**library_versions(), "device": task.device_name(device)}
     differing = [f"{key} {record.provenance.get(key, 'unknown')}, here {now[key]}" for key in SAME
                  if record.provenance.get(key) != now.get(key)]  # fmt: skip
-    return Reproduction(record, repeated, differing, tolerance, _same_layers(ledger.read_layers(record), repeated))
+    compared = {metric.name: metric for metric in task.metrics
+                if None not in (metric.low, metric.high) or metric.name in (task.objective, task.shown)}  # fmt: skip
+    layers = _same_layers(ledger.read_layers(record), repeated)
+    return Reproduction(record, repeated, differing, tolerance, compared, layers)
 
 
 def _same_layers(recorded: pa.Table | None, repeated: TrialRecord) -> bool | None:

@@ -29,7 +29,7 @@ def train_one(
     device: str,
     echo: Callable[[str], None],
 ) -> TrialRecord:
-    """Train the cell named like "depth=20, arm=plain" as a confirm trial; echo a line an epoch.
+    """Train the cell named like "width=16, arm=plain" as a confirm trial; echo a line an epoch.
 
     `tuned` are texts PARAMETER=VALUE; tuned parameters that are left out keep their defaults.
 

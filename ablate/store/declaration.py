@@ -77,7 +77,7 @@ class DeclaredCell:
 
     @property
     def name(self) -> str:
-        """For example "depth=20, arm=plain"."""
+        """For example "width=16, arm=plain"."""
         return ", ".join(f"{axis}={level}" for axis, level in self.levels.items())
 
 

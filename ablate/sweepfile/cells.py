@@ -43,7 +43,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For example "depth=20, arm=plain"."""
+        """For example "width=16, arm=plain"."""
         return ", ".join(f"{axis}={level}" for axis, level in self.levels.items())
 
     @property

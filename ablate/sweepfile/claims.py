@@ -32,7 +32,7 @@ def read_claims(
     """Return the claims that hold no mistake. A and B are levels of the column axis, and the rest names one row.
 
     Args:
-        texts: Sentences such as "plain+ortho beats plain by at least 5 points at depth 44", or, where the metric is not
+        texts: Sentences such as "plain+ortho beats plain by at least 5 points at width 64", or, where the metric is not
             in percent, "A beats B by at least 0.02 in val_rmse".
         axes: Each axis with its levels.
         layout: The table's layout.
@@ -69,7 +69,7 @@ def read_claims(
 
 
 def _row(axes: Mapping[str, Any], layout: ReportLayout) -> str:
-    """Return how a claim names its row, for example " [at depth 44]"; empty where there is one row only."""
+    """Return how a claim names its row, for example " [at width 64]"; empty where there is one row only."""
     others = [axis for axis in axes if axis != layout.columns]
     return f" at {', '.join(f'{axis} {next(iter(axes[axis]), 1)}' for axis in others)}" if others else ""
 

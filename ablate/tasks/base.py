@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ablate.metrics import Metric
@@ -127,6 +128,7 @@ class Task(ABC):
     `version` is raised when the numbers of the procedure change: it is in the fingerprint of every trial, as is
     `origin`, the hash of the user's file that registered the task. `objective`
     is the metric that tuning optimises, after each epoch and at the end; `shown` the one of a table that names none.
+    `small` are settings of a trial of two epochs or more that takes a second, for the checks of `ablate.testing`.
     `heat_maps` and `summary_curves` say how the columns of `Training.tables` and the curves that sum them up are drawn.
     `metrics` are all that a complete confirm trial can have. `length` is the parameter that says how many epochs a
     trial has. `data_parameters` choose the data, so that they cannot be tuned; `same_in_all` are those of them that
@@ -147,6 +149,7 @@ class Task(ABC):
     summary_curves: Sequence[SummaryCurve] = ()
     summary_title: str = ""
     published_note: str = ""
+    small: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def start(self, settings: Settings, seed: int, device: str, data: Place | None) -> Training:

@@ -38,12 +38,12 @@ def trial_identity(cell: DeclaredCell, proposal: Proposal) -> Identity:
 
 
 def cell_name(cell: DeclaredCell) -> str:
-    """For example "depth=20 arm=plain"."""
+    """For example "width=16 arm=plain"."""
     return cell.name.replace(", ", " ")[:MAX_NAME_LENGTH]
 
 
 def trial_name(cell: DeclaredCell, proposal: Proposal) -> str:
-    """For example "tune 3 depth=20 arm=plain": the UI's charts show it without the cell above it."""
+    """For example "tune 3 width=16 arm=plain": the UI's charts show it without the cell above it."""
     return f"{proposal.phase} {proposal.number} {cell_name(cell)}"[:MAX_NAME_LENGTH]
 
 

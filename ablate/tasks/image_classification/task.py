@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ablate.metrics import Metric
@@ -55,6 +56,7 @@ class ImageClassification(Task):
     summary_curves = DEPTH_CURVES
     summary_title = "Errors over depth"
     published_note = NOTE
+    small = MappingProxyType({"depth": 8, "width": 4, "batch_size": 256, "epochs": 2, "lr": 0.01})
 
     def start(self, settings: Settings, seed: int, device: str, data: Place | None) -> Training:
         """Return a trial that has not run yet; the data of the last two files stays in memory."""

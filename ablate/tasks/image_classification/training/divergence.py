@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from ablate.tasks.image_classification.training.trainer import Trainer
+from ablate.tasks.image_classification.config import TrialConfig
 
 
-def first_offence(trainer: Trainer, last: int) -> tuple[int, str, str]:
+class Stepper(Protocol):
+    """What is run again: a trainer, whose module imports this one."""
+
+    net: nn.Module
+    config: TrialConfig
+
+    def batches(self) -> Any: ...
+
+    def step(self, images: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]: ...
+
+
+def first_offence(trainer: Stepper, last: int) -> tuple[int, str, str]:
     """Run the epoch up to its step `last`, from the trainer's present state; return (step, layer, what was wrong).
 
     The step can be earlier than `last`: a gradient that is not finite shows in the loss one step later.

@@ -28,6 +28,7 @@ from ablate.tasks.image_classification.methods.regularizers import Moment
 from ablate.tasks.image_classification.models.kernels import match_gains
 from ablate.tasks.image_classification.models.layers import Modulate, regularized_weights
 from ablate.tasks.image_classification.models.norms import batch_statistics
+from ablate.tasks.image_classification.training.divergence import first_offence
 from ablate.tasks.image_classification.training.lr_schedules import lr_at
 from ablate.tasks.image_classification.training.statistics import (
     Statistics,
@@ -283,8 +284,6 @@ class Trainer(Training):
         return None if bool(torch.isfinite(norms).all()) else len(losses) - 1
 
     def _locate(self, saved: dict[str, Any], index: int) -> Divergence:
-        from ablate.tasks.image_classification.training.divergence import first_offence
-
         self.load_state(saved)
         index, layer, message = first_offence(self, index)
         step = self.progress.epoch * self.steps_per_epoch + index
