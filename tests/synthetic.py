@@ -14,6 +14,7 @@ from ablate.store.declaration import Declaration, DeclaredCell, Proposal, SweepF
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
 from ablate.tasks.image_classification.config import OBJECTIVE, measured
+from ablate.tasks.image_classification.task import TASK
 
 DEPTHS = ("20", "56", "110")
 ARMS = ("residual", "plain", "plain+ortho")
@@ -104,6 +105,7 @@ class Synthetic:
             },
             data=data,
             metrics=measured(data),
+            notices=TASK.notices(data, [cell.settings for cell in cells]),
             objective=OBJECTIVE,
             file=str(self.out / "home" / "alice" / "search_spaces" / "depth_ablation.yaml"),
             history=["0f9d1c77aa", "b2c4e6f801"],

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from ablate.run import plan as plan_module
 from ablate.run.estimate import estimate, lines
 from ablate.run.plan import make_plan
 from ablate.sweepfile.merge import SECTIONS, WHOLE
@@ -116,7 +115,7 @@ def try_plan(folder, monkeypatch, text, profile=None, overrides=()):
     """Plan a sweep file; one that is right is declared, read back and equal to what its resolved file says."""
     file, out = folder / "sweep.yaml", folder / "out"
     file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-    monkeypatch.setattr(plan_module, "prepare", fake_prepare)
+    monkeypatch.setattr("ablate.tasks.image_classification.data.prepare.prepare", fake_prepare)
     shutil.rmtree(out, ignore_errors=True)
     made = make_plan(file, profile, overrides, out)
     printed = [*made.lines(), *made.cell_lines(), *lines(estimate(made, jobs=1, device="cpu", with_probe=False), made)]

@@ -20,7 +20,7 @@ from ablate.storage import append_line, is_locked, locked, read_lines, write_ato
 from ablate.store.declaration import Proposal, SweepFolder, collect, sweeps
 from ablate.store.ledger import Ledger
 from ablate.store.record import SCHEMA, SCHEMA_VERSION, TrialRecord
-from ablate.tasks.image_classification.config import fingerprint
+from ablate.tasks.image_classification.config import PARAMETERS
 from ablate.tasks.parameters import trial_key
 
 RECORD = TrialRecord(
@@ -36,6 +36,7 @@ RECORD = TrialRecord(
         "modulation_window": [0.0, 1.0],
         "image_size": None,
         "statistics": "estimated",
+        "loss": "cross_entropy",
     },
     rows={"optimizer": "adam@1"},
     data_digest="d",
@@ -233,7 +234,7 @@ def test_proposals_read_in_order(tmp_path):
             number=number,
             key=f"k{number}",
             seed=1,
-            settings={"lr": 0.1, "statistics": "estimated"},
+            settings={"lr": 0.1, "statistics": "estimated", "loss": "cross_entropy"},
             params={"lr": 0.1},
         )
         for number in range(3)
@@ -660,7 +661,7 @@ def with_real_keys(out) -> list:
     proposals = []
     for proposal in folder.read_proposals():
         record = ledger.read(proposal.key, SWEEP, proposal.cell, proposal)
-        own = fingerprint(record.settings, record.rows, record.data_digest)
+        own = PARAMETERS.fingerprint(record.settings, record.rows, record.data_digest)
         key = trial_key(own, record.seed)
         ledger.path(record.key, record.sweep, record.cell).unlink()
         ledger.write(dataclasses.replace(record, key=key, fingerprint=own))

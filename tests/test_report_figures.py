@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ablate.report.published import PUBLISHED, published
 from matplotlib.collections import LineCollection, PathCollection
 from shared_work import meet_and_draw
 from synthetic import ARMS, DEPTHS, TEST_ACCURACY, VAL_ACCURACY, Synthetic
@@ -27,6 +26,7 @@ from ablate.report.tuning import expected_best, expected_best_figure
 from ablate.store.declaration import CellTrials, DeclaredCell, Proposal, SweepFolder, collect
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
+from ablate.tasks.image_classification.published import PUBLISHED, published
 
 
 def laid_out(tmp_path, **options):
@@ -272,10 +272,9 @@ PAPER = {
 
 
 def test_a_published_figure_stands_beside_the_same_experiment():
-    asked = SimpleNamespace(metric=TEST_ACCURACY)
-    found = published(asked, cell_entry(0, settings=PAPER))
+    found = published("test_accuracy", PAPER)
     assert found.text == "≈ 83.7, read off a figure of Xie, Xiong, Pu 2017, arXiv:1703.01827"
-    assert published(SimpleNamespace(metric=VAL_ACCURACY), cell_entry(0, settings=PAPER)) is None
+    assert published("val_accuracy", PAPER) is None
 
 
 @pytest.mark.parametrize(
@@ -284,10 +283,9 @@ def test_a_published_figure_stands_beside_the_same_experiment():
      ("depth", 32), ("regularizer", "none")],
 )  # fmt: skip
 def test_no_published_figure_stands_beside_another_experiment(name, value):
-    asked = SimpleNamespace(metric=TEST_ACCURACY)
-    assert published(asked, cell_entry(0, settings={**PAPER, name: value})) is None
+    assert published("test_accuracy", {**PAPER, name: value}) is None
     tuned = {key: setting for key, setting in PAPER.items() if key != name}
-    assert published(asked, cell_entry(0, settings=tuned)) is None
+    assert published("test_accuracy", tuned) is None
 
 
 def test_every_published_figure_has_a_public_source():

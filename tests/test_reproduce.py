@@ -135,7 +135,7 @@ def test_on_other_hardware_a_stated_tolerance_counts(out, shift, exit_code, verd
     done = invoke(record.key)
     assert done.exit_code == exit_code, done.output
     assert "computed with other: device cuda: a card, here cpu" in done.output
-    assert f"the numbers {verdict}; asked for: within 0.05 of accuracy" in done.output
+    assert f"the numbers {verdict}; asked for: within 0.05 of a metric's range" in done.output
 
 
 def test_what_cannot_be_repeated_is_refused(out):
@@ -156,12 +156,12 @@ def test_what_cannot_be_repeated_is_refused(out):
         find_trial(ledger, failed.key)
     for change, message in (
         ({"rows": {**record.rows, "init": "he@0"}}, "cannot be repeated with this version: init he@0 is now he@"),
-        ({"data_digest": "other"}, "the data set digits is not the one of the trial"),
+        ({"data_digest": "other"}, "the data is not that of the trial"),
         (
             {"settings": {**record.settings, "regularizer": "mine"}},
             "cannot be repeated with this version: unknown regularizer 'mine'",
         ),
-        ({"settings": {**record.settings, "regularizer": "mine"}}, "Rows of your own need --import FILE"),
+        ({"settings": {**record.settings, "regularizer": "mine"}}, "Rows and tasks of your own need --import FILE"),
     ):
         other = dataclasses.replace(record, key="ee" + record.key[2:], **change)
         path = ledger.write(other)

@@ -11,7 +11,7 @@ from synthetic import Synthetic
 
 from ablate.commands import main
 from ablate.report.build import build_report
-from ablate.store.declaration import SweepFolder, collect, data_notices, tie_notices
+from ablate.store.declaration import SweepFolder, collect, tie_notices
 from ablate.store.ledger import Ledger
 from ablate.tasks import registry
 from ablate.tasks.image_classification.config import resolve
@@ -19,6 +19,7 @@ from ablate.tasks.image_classification.data import image_folder
 from ablate.tasks.image_classification.data.dataset import RawImages, Split
 from ablate.tasks.image_classification.data.folders import DataFolders
 from ablate.tasks.image_classification.data.prepare import prepare
+from ablate.tasks.image_classification.task import TASK
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,9 @@ def test_plan_says_what_one_image_is_worth(tmp_path, monkeypatch):
 
 def declared(tmp_path, **data):
     declaration = Synthetic(tmp_path).declaration()
-    return dataclasses.replace(declaration, data={**declaration.data, **data})
+    data = {**declaration.data, **data}
+    notices = TASK.notices(data, [cell.settings for cell in declaration.cells])
+    return dataclasses.replace(declaration, data=data, notices=notices)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +97,7 @@ def declared(tmp_path, **data):
 )
 def test_a_notice_comes_where_one_image_is_worth_more_than_a_point(tmp_path, data, settings, notices):
     declaration = declared(tmp_path, **data)
-    cells = [dataclasses.replace(c, settings=s) for c, s in zip(declaration.cells, settings, strict=False)]
-    found = data_notices(dataclasses.replace(declaration, cells=cells))
+    found = TASK.notices(declaration.data, settings)
     assert len(found) == len(notices)
     assert all(text.startswith(start) for text, start in zip(found, notices, strict=True))
 

@@ -14,7 +14,8 @@ from packs import packed, tensors
 from ablate.errors import UsageError
 from ablate.run.checkpoints import Checkpoints
 from ablate.run.pack import Request
-from ablate.tasks.image_classification.config import resolve
+from ablate.tasks import registry
+from ablate.tasks.image_classification.config import PARAMETERS, resolve
 from ablate.tasks.image_classification.data.dataset import Split
 from ablate.tasks.image_classification.training.device import choose_device
 from ablate.tasks.image_classification.training.lr_schedules import lr_at
@@ -282,7 +283,7 @@ def test_modulation_acts_in_its_window_only(tiny_dataset):
     settings = {**BASE, "epochs": 10, "modulation": "anchor", "modulation_window": [0.2, 0.5]}
     trainer = Trainer(resolve(settings), tiny_dataset, 1, CPU)
     assert trainer.num_steps == 60
-    assert [step for step in range(60) if trainer._is_modulated(step)] == list(range(12, 30))
+    assert [step for step in range(60) if trainer.modulation.acts(step, 60)] == list(range(12, 30))
 
 
 @pytest.mark.parametrize(
@@ -373,3 +374,64 @@ for settings in [*(before if sys.argv[2] == "reused" else []), last]:
     fresh, reused = (done.stdout.splitlines() for done in outputs)
     assert [line.split()[0] for line in reused] == ["complete", "diverged", "complete"]
     assert reused[-1] == fresh[-1]
+
+
+def test_label_smoothing_is_its_formula_and_changes_the_training_loss_only(tiny_dataset):
+    logits, labels = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0])
+    loss = Trainer(resolve({**BASE, "loss": "label_smoothing", "label_smoothing": 0.3}), tiny_dataset, 1, CPU).loss
+    shares = 0.7 * torch.nn.functional.one_hot(labels, 4) + 0.3 / 4
+    expected = -(shares * logits.log_softmax(1)).sum(1).mean()
+    assert loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
+    (plain,) = train(tiny_dataset, task())
+    (none,) = train(tiny_dataset, task(loss="label_smoothing", label_smoothing=0.0))
+    (smooth,) = train(tiny_dataset, task(loss="label_smoothing", label_smoothing=0.3))
+    assert outcome(none) == outcome(plain)
+    assert smooth.weights_digest != plain.weights_digest
+    one = Trainer(resolve({**BASE, "loss": "label_smoothing", "label_smoothing": 0.9}), tiny_dataset, 1, CPU)
+    other = Trainer(resolve(BASE), tiny_dataset, 1, CPU)
+    assert one.evaluate(tiny_dataset.val) == other.evaluate(tiny_dataset.val)
+
+
+def test_the_loss_of_before_stays_out_of_the_fingerprint():
+    assert resolve({}).fingerprint("d") == resolve({"loss": "cross_entropy"}).fingerprint("d")
+    assert resolve({"loss": "label_smoothing"}).fingerprint("d") != resolve({}).fingerprint("d")
+    assert "loss" not in PARAMETERS.written(resolve({}).settings())
+
+
+class Counting:
+    """A regularizer whose penalty depends on how often it was called."""
+
+    weight_decay = 0.0
+
+    def __init__(self, weights, config):
+        self.weights, self.count = weights, 0
+
+    def add_gradient(self, moment):
+        self.count += 1
+        for weight in self.weights:
+            weight.grad.add_(weight.detach(), alpha=1e-3 * self.count)
+
+    def after_step(self, moment):
+        pass
+
+    def state(self):
+        return {"count": self.count}
+
+    def load_state(self, state):
+        self.count = state["count"]
+
+
+def test_the_state_of_a_regularizer_is_in_the_checkpoint(tiny_dataset, tmp_path, monkeypatch):
+    row = registry.Row(kind="regularizer", name="counting", target=Counting, summary="counts")
+    monkeypatch.setitem(registry._rows["regularizer"], "counting", row)
+    monkeypatch.setattr("ablate.run.pack.CHECKPOINT_EVERY_S", 0.0)
+    one = task(epochs=3, regularizer="counting")
+    (whole,) = train(tiny_dataset, one)
+
+    def report(epoch, values):
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(tiny_dataset, one, report=report, checkpoints=Checkpoints(tmp_path))
+    (resumed,) = train(tiny_dataset, one, checkpoints=Checkpoints(tmp_path))
+    assert outcome(resumed) == outcome(whole)

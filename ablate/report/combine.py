@@ -125,18 +125,15 @@ def unlike(declaration: Declaration) -> list[str]:
 
 
 def _check_alike(first: Declaration, other: Declaration) -> None:
+    alike = first.known_task.alike if first.known_task is not None else ()
     for what, one, two in (
         ("axes", sorted(first.axes), sorted(other.axes)),
         ("metrics", first.report.get("metric"), other.report.get("metric")),
         ("tasks", first.task, other.task),
-        ("floors", _floors(first), _floors(other)),
+        *((f"values of {name}", first.data.get(name), other.data.get(name)) for name in alike),
     ):
         if one != two:
             raise UsageError(
                 f"the sweeps '{first.sweep}' and '{other.sweep}' have different {what} and cannot share a table: "
                 f"{one} and {two}"
             )
-
-
-def _floors(declaration: Declaration) -> dict[str, float | None]:
-    return {metric.name: metric.floor for metric in declaration.metrics if metric.name == declaration.report["metric"]}

@@ -83,7 +83,8 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
     found = list(estimates)
     split = declaration.metric.name.partition("_")[0]
     size = declaration.data.get(f"num_{split}")
-    items = f" (n = {size:,})" if isinstance(size, int) else ""
+    task = declaration.known_task
+    items = f" ({size:,} {task.items if task is not None else 'items'})" if isinstance(size, int) else ""
     kinds = {each.is_bootstrap for each in found if each.low is not None and each.sd}
     kind = "bootstrap (BCa) " if kinds == {True} else "t " if kinds != {True, False} else ""
     which = f", t with fewer than {MIN_BOOTSTRAP} seeds and bootstrap (BCa) from {MIN_BOOTSTRAP} on" if not kind else ""

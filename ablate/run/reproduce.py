@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,8 +42,8 @@ class Reproduction:
     repeated: TrialRecord
     differing: list[str]
     tolerance: float
-    metrics: Mapping[str, Metric]
     same_layers: bool | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     @property
     def is_exact(self) -> bool:
@@ -179,7 +179,7 @@ def reproduce(
     compared = {metric.name: metric for metric in task.metrics
                 if None not in (metric.low, metric.high) or metric.name in (task.objective, task.shown)}  # fmt: skip
     layers = _same_layers(ledger.read_layers(record), repeated)
-    return Reproduction(record, repeated, differing, tolerance, compared, layers)
+    return Reproduction(record, repeated, differing, tolerance, layers, compared)
 
 
 def _same_layers(recorded: pa.Table | None, repeated: TrialRecord) -> bool | None:

@@ -39,7 +39,7 @@ class PackAssignment:
 
 @dataclass
 class CellRun:
-    """One cell on its way: what was proposed and what has ended."""
+    """One cell on its way: what was proposed and what has ended; `num_tuned` tune trials among it."""
 
     cell: Cell
     declared: DeclaredCell
@@ -51,8 +51,17 @@ class CellRun:
     extra: dict[tuple[str, int], Proposal] = field(default_factory=dict)
     extra_records: dict[tuple[str, int], TrialRecord] = field(default_factory=dict)
     waiting: list[Proposal] = field(default_factory=list)
-    running: set[str] = field(default_factory=set)
+    running: dict[str, Proposal] = field(default_factory=dict)
     unstoppable: set[str] = field(default_factory=set)
+    num_tuned: int = 0
+
+    def keep(self, proposal: Proposal, record: TrialRecord) -> None:
+        """Note how a trial ended."""
+        if proposal.phase in EXTRA_PHASES:
+            self.extra_records[proposal.phase, proposal.number] = record
+            return
+        self.num_tuned += proposal.phase == "tune" and proposal.key not in self.records
+        self.records[proposal.key] = record
 
     def trials(self) -> CellTrials:
         """Return the cell's trials as the report sees them."""
@@ -80,6 +89,10 @@ class Schedule:
         self.checkpoints = Checkpoints(folder.out / "checkpoints")
         self.batch = batch
         self.listener: Listener = lambda *_: None
+        self._num_finished = 0
+        self._num_done = 0
+        # The cells that may have something to run; one that had nothing has it only after a trial of its own has ended.
+        self._idle = set(range(len(self.cells)))
         self.folder.write_running(())
         self.restored = self._restore(folder.read_proposals())
 
@@ -119,34 +132,41 @@ class Schedule:
         return True
 
     def _keep(self, run: CellRun, proposal: Proposal, record: TrialRecord, *, is_new: bool) -> None:
-        if proposal.phase in EXTRA_PHASES:
-            run.extra_records[proposal.phase, proposal.number] = record
-        else:
-            run.records[proposal.key] = record
+        self._num_finished -= len(run.records)
+        run.keep(proposal, record)
+        self._num_finished += len(run.records)
         if proposal.phase == "tune":
             run.search.tell(proposal.number, record)
         self.listener(run.declared, proposal, record, is_new)
 
     def is_finished(self) -> bool:
         """Whether every trial that the sweep asks for has ended, in whatever state."""
-        return all(self._is_tuned(run) and not run.waiting and not run.running for run in self.cells)
+        # A cell that is done stays done: the first that is not is looked at again.
+        while self._num_done < len(self.cells) and self._is_done(self.cells[self._num_done]):
+            self._num_done += 1
+        return self._num_done == len(self.cells)
+
+    def _is_done(self, run: CellRun) -> bool:
+        return self._is_tuned(run) and not run.waiting and not run.running
 
     def num_finished(self) -> int:
         """How many trials have ended, those of earlier runs included."""
-        return sum(len(run.records) for run in self.cells)
+        return self._num_finished
 
     def next_pack(self) -> PackAssignment | None:
         """Return what to run next, or None while every cell waits for its running trials.
 
         The cell with the most work left goes first, so that the longest chains of trials do not end last.
         """
-        for index in sorted(range(len(self.cells)), key=lambda index: -self._work_left(self.cells[index])):
+        for index in sorted(self._idle, key=lambda index: (-self._work_left(self.cells[index]), index)):
             run = self.cells[index]
             proposal = self._next_proposal(run)
+            if proposal is None:
+                self._idle.discard(index)
             if proposal is not None:
                 if proposal.phase == "tune":
                     self._keep_decision(run, proposal)
-                run.running.add(proposal.key)
+                run.running[proposal.key] = proposal
                 self._tell_running()
                 return PackAssignment(index, [_request(run, proposal)], [proposal])
         return None
@@ -162,15 +182,16 @@ class Schedule:
 
     def _is_too_early(self, run: CellRun, proposal: Proposal) -> bool:
         """Whether trials of an earlier batch are under way: only a batch whose records were lost can wait then."""
+        batch = proposal.number // self.batch
         return proposal.phase == "tune" and any(
-            p.key in run.running and p.number // self.batch < proposal.number // self.batch for p in run.tune.values()
+            other.phase == "tune" and other.number // self.batch < batch for other in run.running.values()
         )
 
     def _keep_decision(self, run: CellRun, proposal: Proposal) -> None:
         """Have a trial whose record was lost end as it did: the trials that came after it must not decide on it."""
         if self.ledger.ran_to_its_end(proposal.key):
             run.unstoppable.add(proposal.key)
-        elif any(p.number // self.batch > proposal.number // self.batch for p in run.tune.values()):
+        elif (len(run.tune) - 1) // self.batch > proposal.number // self.batch:
             run.search.judge_as_before(proposal.number)
 
     def on_values(self, pack: PackAssignment, epoch: int, values: Sequence[float | None]) -> list[int]:
@@ -196,9 +217,10 @@ class Schedule:
                 # An audit that failed must not replace the record of the trial as it was stopped.
                 self.ledger.write(record)
             self.checkpoints.remove(record.key)
-            run.running.discard(proposal.key)
+            run.running.pop(proposal.key, None)
             # The ledger has the layers.
             self._keep(run, proposal, dataclasses.replace(record, layers={}), is_new=True)
+        self._idle.add(pack.cell)
         self._tell_running()
         if self._is_tuned(run) and not run.confirm:
             self._propose_confirm(run, {})
@@ -207,14 +229,12 @@ class Schedule:
         self.folder.write_running((run.cell.key, key) for run in self.cells for key in run.running)
 
     def _is_tuned(self, run: CellRun) -> bool:
-        return len(run.tune) == self.declaration.trials_per_cell and all(
-            proposal.key in run.records for proposal in run.tune.values()
-        )
+        return run.num_tuned == self.declaration.trials_per_cell
 
     def _propose(self, run: CellRun) -> bool:
         """Propose the next batch, or the confirm trials, when what was proposed has ended; return whether it did."""
         had_confirm = bool(run.confirm)
-        if any(proposal.key not in run.records for proposal in run.tune.values()):
+        if run.num_tuned < len(run.tune):
             return False
         was_asked = self._ask_batch(run, {})
         if self._is_tuned(run) and not run.confirm:

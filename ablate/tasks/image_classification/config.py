@@ -17,7 +17,7 @@ from ablate.tasks.registry import Parameter, Row, Value
 
 KINDS = (
     "dataset", "augment", "model", "norm", "statistics", "init", "regularizer", "modulation", "optimizer",
-    "lr_schedule",
+    "lr_schedule", "loss",
 )  # fmt: skip
 STATISTICS = ("running", "estimated", "batch")
 """The statistics that batch norm can be evaluated with. Every complete confirm trial records its accuracy with each."""
@@ -92,6 +92,10 @@ class TrialConfig:
     optimizer: str = _parameter("str", "sgd", "optimizer", row_kind="optimizer")
     lr: float = _parameter("float", 0.1, "peak learning rate", low=0, low_open=True)
     lr_schedule: str = _parameter("str", "cosine", "learning rate over training", row_kind="lr_schedule")
+    loss: str = _parameter(
+        "str", "cross_entropy", "training loss; validation and test losses are cross-entropy",
+        row_kind="loss", unwritten=("cross_entropy",),
+    )  # fmt: skip
     warmup: float = _parameter(
         "float",
         0.0,

@@ -354,6 +354,12 @@ _ROWS = (
     _row(kind="lr_schedule", name="one_cycle", target="training.lr_schedules:one_cycle",
         summary="cosine up from 1/25 of the peak in the first 30%, then cosine to nearly zero",
         source="Smith, Topin 2017, arXiv:1708.07120"),
+    # Training losses.
+    _row(kind="loss", name="cross_entropy", target="training.losses:cross_entropy", summary="−ln p of the label"),
+    _row(kind="loss", name="label_smoothing", target="training.losses:label_smoothing",
+        summary="cross-entropy with a share of every label spread evenly over all classes",
+        source="Szegedy et al. 2016, arXiv:1512.00567",
+        parameters=(_float("label_smoothing", 0.1, "share ε of a label that is spread", high=1),)),
 )  # fmt: skip
 
 for _each in _ROWS:

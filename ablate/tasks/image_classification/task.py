@@ -52,6 +52,8 @@ class ImageClassification(Task):
     shown = SHOWN
     data_parameters = ("dataset", "image_size", "num_train", "num_val")
     same_in_all = ("dataset",)
+    alike = ("num_classes",)
+    items = "images"
     heat_maps = HEAT_MAPS
     summary_curves = DEPTH_CURVES
     summary_title = "Errors over depth"
@@ -110,8 +112,10 @@ class ImageClassification(Task):
 
     def largest(self, facts: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
         """Return the training images, which must fill a batch."""
-        number = facts["num_train"]
-        return {"batch_size": (number, f"the {number} training images of {facts['dataset']}")}
+        number = facts.get("num_train")
+        if not isinstance(number, int):
+            return {}
+        return {"batch_size": (number, f"the {number} training images of {facts.get('dataset')}")}
 
     def data_line(self, facts: Mapping[str, Any]) -> str:
         """For example "digits 1×8×8, 1,200 training, 237 validation and 360 test images"."""

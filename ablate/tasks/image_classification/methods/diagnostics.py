@@ -49,8 +49,9 @@ MEASURES = {
 class Probe:
     """Measures the layers of one net: every ConvBN, and every convolution or fc outside of one, in forward order."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy) -> None:
         self.net = net
+        self.loss = loss
         self.names: list[str] = []
         self.layers: list[nn.Conv2d | nn.Linear] = []
         self.outputs: list[nn.Module] = []
@@ -128,7 +129,7 @@ class Probe:
             return modulate(x, token, site)
 
         with batch_statistics(self.net), torch.enable_grad(), self._hooked(self.layers, reach):
-            loss = F.cross_entropy(forward(images, at), labels)
+            loss = self.loss(forward(images, at), labels)
             torch.autograd.grad(loss, self.layers[0].weight)
         for index, factor in zip(passed[:: rule.every_k], reversed(rule.noted), strict=True):
             _put(target, index, factor)
@@ -147,7 +148,7 @@ class Probe:
         weights = [layer.weight for layer in self.layers]
         with batch_statistics(self.net), torch.enable_grad(), self._hooked(self.layers, watch_error):
             with self._hooked(self.outputs, keep):
-                loss = F.cross_entropy(forward(images), labels)
+                loss = self.loss(forward(images), labels)
             gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
         ratios = [gradient.norm() / weight.norm() for gradient, weight in zip(gradients, weights, strict=True)]
         found["gradient_ratio"].copy_(torch.stack(ratios).detach())

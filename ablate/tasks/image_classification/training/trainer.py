@@ -23,12 +23,13 @@ from ablate.tasks.image_classification.config import STATISTICS, TrialConfig
 from ablate.tasks.image_classification.data.dataset import Batch, Dataset, Images
 from ablate.tasks.image_classification.data.tensors import read_tensors
 from ablate.tasks.image_classification.methods.diagnostics import MEASURES, Probe
-from ablate.tasks.image_classification.methods.modulation_base import RuledModulation
+from ablate.tasks.image_classification.methods.modulation_base import Modulation, RuledModulation
 from ablate.tasks.image_classification.methods.regularizers import Moment
 from ablate.tasks.image_classification.models.kernels import match_gains
 from ablate.tasks.image_classification.models.layers import Modulate, regularized_weights
 from ablate.tasks.image_classification.models.norms import batch_statistics
 from ablate.tasks.image_classification.training.divergence import first_offence
+from ablate.tasks.image_classification.training.hooks import Hook, ModulationHook, RegularizerHook, StatisticsHook
 from ablate.tasks.image_classification.training.lr_schedules import lr_at
 from ablate.tasks.image_classification.training.statistics import (
     Statistics,
@@ -80,12 +81,17 @@ class Trainer(Training):
         self.net = self._build_net().to(device)
         if self.layout == torch.channels_last:
             self.net = self.net.to(memory_format=self.layout)
-        self.probe = Probe(self.net) if config.diagnostics == "epoch" else None
+        self.loss = config.row("loss").load()(config)
+        self.probe = Probe(self.net, self.loss) if config.diagnostics == "epoch" else None
         self.statistics = StatisticsSchedule(self.net, config)
         self.found: dict[str, Statistics] = {}  # For the present weights, by row of `statistics`.
         weights = regularized_weights(self.net)
         self.regularizer = config.row("regularizer").load()(weights, config)
-        self.modulation = config.row("modulation").load()(config, self.net)
+        self.modulation: Modulation | None = config.row("modulation").load()(config, self.net)
+        self.hooks: dict[str, Hook] = {"statistics": StatisticsHook(self.statistics)}
+        if self.modulation is not None:
+            self.hooks["modulation"] = ModulationHook(self.modulation, self.num_steps)
+        self.hooks["regularizer"] = RegularizerHook(self.regularizer)
         self.optimizer = self._build_optimizer(weights)
         self.num_parameters = sum(parameter.numel() for parameter in self.net.parameters())
 
@@ -114,7 +120,7 @@ class Trainer(Training):
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "modulation": self.modulation.state() if self.modulation is not None else {},
+            "hooks": {name: hook.state() for name, hook in self.hooks.items()},
             "epoch": self.progress.epoch,
             "duration_s": self.progress.duration_s,
             "curves": self.progress.curves,
@@ -132,8 +138,8 @@ class Trainer(Training):
         _check(progress, self.config.epochs)
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.modulation is not None:
-            self.modulation.load_state(state.get("modulation", {}))
+        for name, hook in self.hooks.items():
+            hook.load_state(state["hooks"][name])
         self.progress = progress
         self.found = {}
 
@@ -193,7 +199,8 @@ class Trainer(Training):
 
     def _measure_layers(self, probe: Probe, images: Tensor, labels: Tensor, index: int) -> dict[str, float]:
         step = self.progress.epoch * self.steps_per_epoch + index
-        modulation = self.modulation if self._is_modulated(step) else None
+        acts = self.modulation is not None and self.modulation.acts(step, self.num_steps)
+        modulation = self.modulation if acts else None
         lr = self.optimizer.param_groups[0]["lr"]
         self.progress.layers.append(probe.measure(self.forward, images, labels, lr, modulation))
         return probe.depth_curves(self.progress.layers[-1], isinstance(self.modulation, RuledModulation))
@@ -220,18 +227,19 @@ class Trainer(Training):
         lr = lr_at(self.config, step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.statistics.at(step / self.num_steps)
-        modulation = self.modulation if self._is_modulated(step) else None
-        logits = self.forward(images, modulation.begin() if modulation is not None else None)
-        loss = F.cross_entropy(logits, labels)
+        moment = Moment(step=step, progress=step / self.num_steps, lr=lr)
+        modulate = None
+        for hook in self.hooks.values():
+            modulate = hook.before_forward(moment) or modulate
+        logits = self.forward(images, modulate)
+        loss: Tensor = self.loss(logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if modulation is not None:
-            modulation.after_backward()
-        moment = Moment(step=step, progress=step / self.num_steps, lr=lr)
-        self.regularizer.add_gradient(moment)
+        for hook in self.hooks.values():
+            hook.after_backward(moment)
         self.optimizer.step()
-        self.regularizer.after_step(moment)
+        for hook in self.hooks.values():
+            hook.after_step(moment)
         return loss.detach(), logits.detach()
 
     def forward(self, images: Tensor, modulate: Modulate | None = None) -> Tensor:
@@ -272,9 +280,6 @@ class Trainer(Training):
         order = torch.randperm(len(split), generator=generator)[: num // size * size]
         for images, _ in split.batches(order, size, self.augment, generator):
             yield self.normalise(images)
-
-    def _is_modulated(self, step: int) -> bool:
-        return self.modulation is not None and self.modulation.acts(step, self.num_steps)
 
     def _first_bad_step(self, losses: Tensor) -> int | None:
         bad = ~torch.isfinite(losses) | (losses > self.config.max_loss)
