@@ -150,7 +150,7 @@ def test_cost_counts_all_trials_of_a_cell(tmp_path):
     _, found = laid_out(tmp_path)
     # 9 trials of 36 s.
     assert found.at[("20",), "plain"].device_hours == pytest.approx(0.09)
-    assert tables.cost_text(found)[1][1] == "0.090 h · 99,200"
+    assert tables.cost_table(found).text[1][1] == "0.090 h · 99,200"
 
 
 def dearer(found, factors):

@@ -9,15 +9,14 @@ import textwrap
 from ablate.report import sufficiency
 from ablate.report.layout import Grid
 from ablate.report.tables import (
-    MARKS,
-    Text,
+    Table,
     difference_caption,
     difference_notes,
-    differences_text,
-    entries_text,
+    differences_table,
+    entries_table,
     notes,
 )
-from ablate.report.text import broken, caption
+from ablate.report.text import Printed, broken, caption
 from ablate.store.declaration import Declaration
 
 LATEX_SPECIALS = {
@@ -40,8 +39,8 @@ def latex(declaration: Declaration, grid: Grid) -> str:
     if any(entry.mark for entry in grid.entries):
         note += f" {sufficiency.MARK} tuning may not have sufficed."
     label = re.sub(r"[^A-Za-z0-9]+", "-", declaration.sweep)
-    lines = [r"% \usepackage{booktabs,graphicx}", *_table(entries_text(grid), note, label)]
-    differences = differences_text(grid)
+    lines = [r"% \usepackage{booktabs,graphicx}", *_table(entries_table(grid), note, label)]
+    differences = differences_table(grid)
     if differences:
         note = f"{difference_caption(declaration, grid)}. {difference_notes(declaration, grid)}"
         lines += ["", *_table(differences, note, f"{label}-differences")]
@@ -53,8 +52,8 @@ def latex_escaped(text: str) -> str:
     return "".join(LATEX_SPECIALS.get(character, character) for character in text)
 
 
-def _table(text: Text, note: str, label: str) -> list[str]:
-    header, *rows = text
+def _table(table: Table, note: str, label: str) -> list[str]:
+    header = table.header
     names = [[latex_escaped(line) for line in broken(name, MAX_LETTERS)] for name in header]
     # The names end where the numbers begin.
     height = max(map(len, names))
@@ -69,7 +68,7 @@ def _table(text: Text, note: str, label: str) -> list[str]:
         r"    \toprule",
         *_lines(lines),
         r"    \midrule",
-        *(line for row in rows for line in _lines([[latex_escaped(row[0])], *map(_cell, row[1:])])),
+        *(line for name, cells in table.rows for line in _lines([[latex_escaped(name)], *map(_cell, cells)])),
         r"    \bottomrule",
         r"  \end{tabular}}",
         r"\end{table}",
@@ -81,18 +80,19 @@ def _lines(cells: list[list[str]]) -> list[str]:
     return ["    " + " & ".join(line) + r" \\" for line in itertools.zip_longest(*cells, fillvalue="")]
 
 
-def _cell(text: str) -> list[str]:
+def _cell(cell: Printed) -> list[str]:
     """Return an entry as lines: its mean with the marks, then in smaller type the interval or what else is said."""
-    words = text.split(" ")
-    marks = [word for word in words if word in (*MARKS, sufficiency.MARK)]
-    mean, _, rest = " ".join(word for word in words if word not in marks).partition(" ")
-    if mean.endswith(",") or mean == "…":  # Single seeds, or none yet: nothing here is a mean.
-        mean, rest = "", f"{mean} {rest}"
-    mean = re.sub(r"^\*\*(.*)\*\*$", r"\\textbf{\1}", latex_escaped(mean))
+    marks = [mark for mark in (cell.doubt.strip(), cell.mark) if mark]
+    mean = latex_escaped(cell.number)
+    mean = rf"\textbf{{{mean}}}" if cell.is_best else mean
+    # Single seeds are no mean: they stand with what is said of them. A word or a dash stands in its place.
+    is_list = "," in cell.values or cell.values == "…"
+    shown = mean or ("" if is_list else latex_escaped(cell.values))
+    rest = " ".join(part for part in (cell.values if is_list else "", cell.note) if part)
     # What is in brackets stays together where it can.
     parts = [rest] if len(rest) <= MAX_SMALL else re.split(r" (?=\()", rest)
     wrapped = [line for part in parts for line in textwrap.wrap(part, MAX_SMALL)]
     small = [rf"{{\scriptsize {latex_escaped(line)}}}" for line in wrapped]
-    if not mean and small:
+    if not shown and small:
         return [" ".join([small[0], *map(latex_escaped, marks)]), *small[1:]]
-    return [" ".join([mean, *map(latex_escaped, marks)]), *small]
+    return [" ".join([shown, *map(latex_escaped, marks)]), *small]

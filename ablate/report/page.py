@@ -59,7 +59,7 @@ def page(
     environment.filters["breakable"] = breakable
     folder = files("ablate.report")
     template = environment.from_string(folder.joinpath("page.html").read_text(encoding="utf-8"))
-    differences, tests = tables.differences_text(grid), tables.tests_text(grid)
+    differences, tests = tables.differences_table(grid), tables.tests_table(grid)
     return template.render(
         style=Markup(folder.joinpath("page.css").read_text(encoding="utf-8")),
         declaration=declaration,
@@ -70,7 +70,7 @@ def page(
         notices=notices.notices(declaration, grid, cells, commands),
         doubts=sufficiency.legend(declaration, cells, commands),
         caption=caption(declaration, grid.entries),
-        table=Markup(tables.html_table(tables.entries_text(grid), grid, "entries", links)),
+        table=Markup(tables.html_table(tables.entries_table(grid), grid, "entries", links)),
         note=tables.notes(declaration, grid),
         differences=Markup(tables.html_table(differences, grid, "differences")) if differences else None,
         difference_caption=tables.difference_caption(declaration, grid),
@@ -82,7 +82,7 @@ def page(
         quoted_note=quoted_note(declaration),
         data_name=declaration.data.get("dataset", ""),
         data_line=task.data_line(declaration.data) if (task := declaration.known_task) is not None else "",
-        cost=Markup(tables.html_table(tables.cost_text(grid), grid, "cost")),
+        cost=Markup(tables.html_table(tables.cost_table(grid), grid, "cost")),
         cost_caption=tables.COST_CAPTION,
         pictures=[(picture, Markup(inline_svg(picture))) for picture in pictures],
         left_out=left_out,

@@ -1,9 +1,11 @@
-"""The tables as text, and their Markdown and HTML. A mean in ** stands out: it beats every other of its row."""
+"""The tables as data, and their Markdown and HTML. A bold mean beats every other of its row."""
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
+from dataclasses import dataclass
 
 import great_tables as gt
 import pandas as pd
@@ -16,14 +18,15 @@ from ablate.report.layout import Grid, Levels
 from ablate.report.links import Links
 from ablate.report.quoted import quoted_note, quoted_rows
 from ablate.report.text import (
+    Printed,
     caption,
-    difference_text,
-    entry_text,
     floor_note,
     hours_text,
     interval_note,
     listed,
     p_text,
+    printed_difference,
+    printed_entry,
     shared_n,
 )
 from ablate.store.declaration import Declaration
@@ -35,20 +38,33 @@ Text = list[list[str]]
 """A table as text: the header first, the row label in front of each row."""
 
 
-def entries_text(grid: Grid) -> Text:
+@dataclass(frozen=True)
+class Table:
+    """A table as data: its header, then for each row its label and what is printed of its cells."""
+
+    header: list[str]
+    rows: list[tuple[str, list[Printed]]]
+
+    @property
+    def text(self) -> Text:
+        """The same in plain lines."""
+        return [self.header, *([label, *(cell.text for cell in cells)] for label, cells in self.rows)]
+
+
+def entries_table(grid: Grid) -> Table:
     """Return the table of entries."""
     show_n = shared_n([entry.estimate for entry in grid.entries if entry.is_settled]) is None
-    rows = [[grid.label(row), *(_entry(grid, row, c, show_n) for c in grid.columns)] for row in grid.rows]
-    return [[grid.header, *grid.columns], *rows]
+    rows = [(grid.label(row), [_entry(grid, row, column, show_n) for column in grid.columns]) for row in grid.rows]
+    return Table([grid.header, *grid.columns], rows)
 
 
-def differences_text(grid: Grid) -> Text | None:
+def differences_table(grid: Grid) -> Table | None:
     """Return the differences to the baseline; None without a baseline to compare with."""
     columns = grid.compared()
     if not columns:
         return None
-    rows = [[grid.label(row), *(_difference(grid, row, column) for column in columns)] for row in grid.rows]
-    return [[grid.header, *columns], *rows]
+    rows = [(grid.label(row), [_difference(grid, row, column) for column in columns]) for row in grid.rows]
+    return Table([grid.header, *columns], rows)
 
 
 def difference_caption(declaration: Declaration, grid: Grid) -> str:
@@ -59,7 +75,7 @@ def difference_caption(declaration: Declaration, grid: Grid) -> str:
     return f"Difference to {grid.baseline}{unit}, over {shared} that both have"
 
 
-def tests_text(grid: Grid) -> Text | None:
+def tests_table(grid: Grid) -> Table | None:
     """Return one row for every comparison with the baseline; None without one."""
     if not any(entry.difference is not None for entry in grid.entries):
         return None
@@ -70,21 +86,23 @@ def tests_text(grid: Grid) -> Text | None:
         if entry is None or entry.difference is None:
             continue
         verdict = grid.verdicts.get((row, column))
-        start = [grid.label(row), column, difference_text(entry.difference, entry.metric)]
+        start = [Printed(values=column), printed_difference(entry.difference, entry.metric)]
         if verdict is None:
-            rows.append([*start, "–", "–", "–", "seeds collapsed" if entry.difference.is_mixed else "one seed"])
+            found = ["–", "–", "–", "seeds collapsed" if entry.difference.is_mixed else "one seed"]
+            rows.append((grid.label(row), [*start, *(Printed(values=text) for text in found)]))
             continue
         test = verdict.test
         effect = "–" if test.effect is None else signed_number(test.effect)
-        permutation = f"{p_text(test.permutation_p)} ({p_text(test.smallest_p).lstrip('p=')})"
-        rows.append([*start, p_text(verdict.adjusted_p), permutation, effect, verdict.word])
-    return [[*header, "verdict"], *rows]
+        permutation = Printed(values=p_text(test.permutation_p), remark=p_text(test.smallest_p).lstrip("p="))
+        p, *rest = (Printed(values=text) for text in (p_text(verdict.adjusted_p), effect, verdict.word))
+        rows.append((grid.label(row), [*start, p, permutation, *rest]))
+    return Table([*header, "verdict"], rows)
 
 
-def cost_text(grid: Grid) -> Text:
+def cost_table(grid: Grid) -> Table:
     """Return what each cell cost: device-hours of all its trials, and the parameters of its net."""
-    rows = [[grid.label(row), *(_cost(grid, row, column) for column in grid.columns)] for row in grid.rows]
-    return [[grid.header, *grid.columns], *rows]
+    rows = [(grid.label(row), [_cost(grid, row, column) for column in grid.columns]) for row in grid.rows]
+    return Table([grid.header, *grid.columns], rows)
 
 
 def marks_note(grid: Grid) -> str:
@@ -135,30 +153,30 @@ def markdown(
     parts = [f"# {declaration.sweep}", *floor_notices]
     if claims:
         parts += ["**Claims**", markdown_table(claims)]
-    parts += [f"**{caption(declaration, grid.entries)}**", markdown_table(entries_text(grid))]
+    parts += [f"**{caption(declaration, grid.entries)}**", markdown_table(entries_table(grid).text)]
     parts.append(notes(declaration, grid))
     parts += sufficiency.legend(declaration, [entry.trials for entry in grid.entries], commands)
-    differences = differences_text(grid)
+    differences = differences_table(grid)
     if differences:
         parts.append(f"**{difference_caption(declaration, grid)}**")
-        parts += [markdown_table(differences), difference_notes(declaration, grid)]
-    tests = tests_text(grid)
+        parts += [markdown_table(differences.text), difference_notes(declaration, grid)]
+    tests = tests_table(grid)
     if tests:
-        parts += [f"**Tests against {grid.baseline}**", markdown_table(tests), tests_note(grid)]
+        parts += [f"**Tests against {grid.baseline}**", markdown_table(tests.text), tests_note(grid)]
     quoted = quoted_rows(declaration, grid)
     if quoted:
         parts += ["**Published beside measured**", markdown_table(quoted), quoted_note(declaration)]
-    parts += [f"**{COST_CAPTION}**", markdown_table(cost_text(grid))]
+    parts += [f"**{COST_CAPTION}**", markdown_table(cost_table(grid).text)]
     for section in appendix.sections(declaration, grid.entries):
         parts += [f"**{section.title}**", markdown_table(section.rows), section.note]
     return "\n\n".join(parts) + "\n"
 
 
-def html_table(text: Text, grid: Grid, name: str, links: Links | None = None) -> str:
+def html_table(printed: Table, grid: Grid, name: str, links: Links | None = None) -> str:
     """Return a table for the page, styled there. `name` is its HTML id; `links` lead from entries to their runs."""
-    header, *rows = text
+    header = printed.header
     columns = [f"c{number}" for number in range(len(header))]
-    entries = [[line[0], *(_html_entry(cell) for cell in line[1:])] for line in rows]
+    entries = [[label, *map(_html_entry, cells)] for label, cells in printed.rows]
     if links:
         for line, row in zip(entries, grid.rows, strict=True):
             for number, column in enumerate(grid.columns, start=1):
@@ -179,16 +197,11 @@ def html_table(text: Text, grid: Grid, name: str, links: Links | None = None) ->
     return re.sub(r"<style>.*?</style>", "", str(table.as_raw_html()), flags=re.DOTALL)
 
 
-def _html_entry(text: str) -> str:
-    number, bracket, rest = text.partition(" [")
-    number, parenthesis, note = (number, "", "") if bracket else text.partition(" (")
-    rest = f"[{rest}" if bracket else f"({note}" if parenthesis else ""
-    rest, mark = (rest[:-2], rest[-1]) if rest[-1:] in MARKS else (rest, "")
-    number, mark = (number[:-2], number[-1]) if number[-1:] in MARKS else (number, mark)
-    tag = "b" if number.startswith("**") else "span"
-    arrow = f' <span class="{MARKS[mark]}" title="{MARKS[mark]}">{mark}</span>' if mark else ""
-    mean = f'<{tag} class="mean">{html.escape(number.strip("*"))}</{tag}>'
-    return f'{mean}{arrow} <span class="interval">{html.escape(rest)}</span>'
+def _html_entry(cell: Printed) -> str:
+    tag = "b" if cell.is_best else "span"
+    arrow = f' <span class="{MARKS[cell.mark]}" title="{MARKS[cell.mark]}">{cell.mark}</span>' if cell.mark else ""
+    mean = f'<{tag} class="mean">{html.escape(cell.number or cell.values)}</{tag}>'
+    return f'{mean}{arrow} <span class="interval">{html.escape(cell.note + cell.doubt)}</span>'
 
 
 def markdown_table(text: Text) -> str:
@@ -206,31 +219,30 @@ def markdown_table(text: Text) -> str:
     return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
 
 
-def _entry(grid: Grid, row: Levels, column: str, show_n: bool) -> str:
+def _entry(grid: Grid, row: Levels, column: str, show_n: bool) -> Printed:
     entry = grid.at.get((row, column))
-    text = entry_text(entry, show_n=show_n)
-    if (row, column) in grid.best:
-        mean, space, rest = text.partition(" ")
-        text = f"**{mean}**{space}{rest}"
     doubt = entry.mark if entry and entry.is_settled else ""
-    return text + doubt + _mark(grid, row, column)
+    is_best = (row, column) in grid.best
+    printed = printed_entry(entry, show_n=show_n)
+    return dataclasses.replace(printed, doubt=doubt, mark=_mark(grid, row, column), is_best=is_best)
 
 
-def _difference(grid: Grid, row: Levels, column: str) -> str:
+def _difference(grid: Grid, row: Levels, column: str) -> Printed:
     entry = grid.at.get((row, column))
     show_n = shared_n([found for found in _differences(grid) if found.n]) is None
-    text = difference_text(entry.difference, entry.metric, show_n=show_n) if entry else "–"
-    return text + _mark(grid, row, column)
+    printed = printed_difference(entry.difference, entry.metric, show_n=show_n) if entry else Printed(values="–")
+    return dataclasses.replace(printed, mark=_mark(grid, row, column))
 
 
 def _mark(grid: Grid, row: Levels, column: str) -> str:
     verdict = grid.verdicts.get((row, column))
-    return f" {verdict.mark}" if verdict is not None and verdict.mark else ""
+    return verdict.mark if verdict is not None else ""
 
 
-def _cost(grid: Grid, row: Levels, column: str) -> str:
+def _cost(grid: Grid, row: Levels, column: str) -> Printed:
     entry = grid.at.get((row, column))
-    return "–" if entry is None else f"{hours_text(entry.device_hours)} h · {entry.num_parameters:,}"
+    values = "–" if entry is None else f"{hours_text(entry.device_hours)} h · {entry.num_parameters:,}"
+    return Printed(values=values)
 
 
 def _differences(grid: Grid) -> list[Estimate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ablate.metrics import LONG, Metric
@@ -13,38 +14,79 @@ from ablate.report.inference import ALPHA, MIN_BOOTSTRAP, Estimate
 from ablate.store.declaration import Declaration
 
 
-def entry_text(entry: Entry | None, *, show_n: bool = False) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """What a table shows for a cell, for whoever prints it.
+
+    `number` is a mean; where there is none, `values` are the single seeds or a word. `interval` stands in square
+    brackets, `remark` in round ones. `doubt` says that tuning may not have sufficed, `mark` is a verdict's, and what
+    `is_best` is bold.
+    """
+
+    number: str = ""
+    values: str = ""
+    interval: str = ""
+    remark: str = ""
+    doubt: str = ""
+    mark: str = ""
+    is_best: bool = False
+
+    @property
+    def note(self) -> str:
+        """What stands behind the number: interval and remark."""
+        return " ".join(part for part in (self.interval, f"({self.remark})" if self.remark else "") if part)
+
+    @property
+    def text(self) -> str:
+        """All of it in one line, as in Markdown."""
+        shown = f"**{self.number}**" if self.is_best else self.number or self.values
+        mark = f" {self.mark}" if self.mark else ""
+        return " ".join(part for part in (shown, self.note) if part) + self.doubt + mark
+
+
+def printed_entry(entry: Entry | None, *, show_n: bool = False) -> Printed:
     """Return what the table prints for a cell; None is a cell that was not declared."""
     if entry is None:
-        return "–"
+        return Printed(values="–")
     found, shown = entry.estimate, entry.metric.text
     if entry.num_waiting > 0:
-        return f"… ({found.n}/{entry.num_seeds} seeds)"
+        return Printed(values="…", remark=f"{found.n}/{entry.num_seeds} seeds")
     if not found.n:
-        return f"failed ({entry.num_failed}/{entry.num_seeds} seeds)"
+        return Printed(values="failed", remark=f"{entry.num_failed}/{entry.num_seeds} seeds")
     failed = f", {entry.num_failed} failed" if entry.num_failed else ""
     if found.is_mixed or found.mean is None:
-        listed = ", ".join(shown(value) for value in sorted(found.values)) or "–"
-        return f"{listed} ({_collapse_text(found, entry.metric)}{failed})"
+        seeds = ", ".join(shown(value) for value in sorted(found.values)) or "–"
+        return Printed(values=seeds, remark=f"{_collapse_text(found, entry.metric)}{failed}")
+    number = shown(found.mean)
     if found.num_diverged:
-        return f"{shown(found.mean)} ({found.num_diverged}/{found.n} diverged{failed})"
+        return Printed(number=number, remark=f"{found.num_diverged}/{found.n} diverged{failed}")
     if found.low is None or found.high is None:
-        return f"{shown(found.mean)} (n=1, no interval{failed})"
-    n = f" (n={found.n}{failed})" if show_n or failed else ""
-    return f"{shown(found.mean)} [{shown(found.low)}, {shown(found.high)}]{n}"
+        return Printed(number=number, remark=f"n=1, no interval{failed}")
+    n = f"n={found.n}{failed}" if show_n or failed else ""
+    return Printed(number=number, interval=f"[{shown(found.low)}, {shown(found.high)}]", remark=n)
 
 
-def difference_text(found: Estimate | None, metric: Metric, *, show_n: bool = False) -> str:
+def entry_text(entry: Entry | None, *, show_n: bool = False) -> str:
+    """Return the same in one line."""
+    return printed_entry(entry, show_n=show_n).text
+
+
+def printed_difference(found: Estimate | None, metric: Metric, *, show_n: bool = False) -> Printed:
     """Return what the table of differences prints, in points if the metric is in percent; "–" where there is none."""
     signed = metric.signed
     if found is None or found.mean is None:
-        return "–"
+        return Printed(values="–")
     if found.low is not None and found.high is not None:
-        n = f" (n={found.n})" if show_n else ""
-        return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]{n}"
+        interval = f"[{signed(found.low)}, {signed(found.high)}]"
+        return Printed(number=signed(found.mean), interval=interval, remark=f"n={found.n}" if show_n else "")
     if found.n == 1:
-        return f"{signed(found.mean)} (n=1, no interval)"
-    return ", ".join(signed(value) for value in sorted(found.values)) + " (seeds collapsed)"
+        return Printed(number=signed(found.mean), remark="n=1, no interval")
+    return Printed(values=", ".join(signed(value) for value in sorted(found.values)), remark="seeds collapsed")
+
+
+def difference_text(found: Estimate | None, metric: Metric, *, show_n: bool = False) -> str:
+    """Return the same in one line."""
+    return printed_difference(found, metric, show_n=show_n).text
 
 
 def p_text(p: float) -> str:
