@@ -16,7 +16,7 @@ from test_sweep import ROOT, command, wait_for
 SOURCE = """
 import contextlib, datetime, glob, os, time
 import ablate.run.pack
-from ablate.tasks.registry import Row, register
+from ablate.registry import Row, register
 
 FOLDER, PAUSE_S = os.environ["GATE_FOLDER"], float(os.environ["GATE_PAUSE_S"])
 LOG, CLOSED, CLOSE_AT = (os.path.join(FOLDER, name) for name in ("log", "closed", "close_at"))

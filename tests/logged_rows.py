@@ -10,7 +10,7 @@ SOURCE = """
 import json, os, time
 import ray
 import ablate, ablate.run.pack
-from ablate.tasks.registry import Row, register
+from ablate.registry import Row, register
 
 LOG, PAUSE_S = {log!r}, {pause_s!r}
 ablate.run.pack.CHECKPOINT_EVERY_S = 0  # after every epoch
