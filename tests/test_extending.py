@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,17 @@ def test_the_hash_of_the_file_is_in_the_fingerprint_of_what_uses_it_and_of_nothi
     registry.load_imports([other])
     assert resolve({"regularizer": "sparse"}).fingerprint("d") != first
     assert resolve({"regularizer": "sparse"}).row("regularizer").stamp != "sparse@1"
+
+
+def test_rows_that_a_users_file_is_the_first_to_import_stay_the_built_in_ones(file):
+    code = (
+        "import sys; from pathlib import Path; from ablate.tasks.registry import load_imports;"
+        "load_imports([Path(sys.argv[1])]); from ablate.tasks.image_classification.config import resolve;"
+        "print(resolve({}).row('optimizer').stamp, resolve({'regularizer': 'sparse'}).row('regularizer').stamp)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    assert done.stdout.split() == ["sgd@1", f"sparse@1+{digest}"]
 
 
 def test_a_file_that_changes_while_it_is_in_use_is_refused(file):

@@ -193,18 +193,23 @@ def declare(kinds: Iterable[str], reserved: Iterable[str]) -> None:
 
 
 def register(row: Row) -> None:
-    """Add a row.
+    """Add a row; while `load_imports` runs a user's file it is the file's.
 
     Raises:
         UsageError: The kind is unknown, the name is taken, or a parameter is not right.
     """
+    add(row, _loading_origin)
+
+
+def add(row: Row, origin: str = "") -> None:
+    """Add a row with its origin: a built-in one has none, also where a user's file is what imports it first."""
     if row.kind not in _rows:
         raise UsageError(f"unknown kind of row '{row.kind}'. {choices_text(row.kind, _rows)}")
     if row.name in _rows[row.kind]:
         raise UsageError(f"{row.kind} '{row.name}' is registered already")
     for parameter in row.parameters:
         _check_parameter(row, parameter)
-    _rows[row.kind][row.name] = replace(row, origin=_loading_origin) if _loading_origin else row
+    _rows[row.kind][row.name] = replace(row, origin=origin) if origin else row
 
 
 def _check_parameter(row: Row, parameter: Parameter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ablate.tasks.image_classification.config import TrialConfig
-from ablate.tasks.registry import Parameter, Row, register
+from ablate.tasks.registry import Parameter, Row, add
 
 XIE = "Xie, Xiong, Pu 2017, arXiv:1703.01827"
 WU_2021 = "Wu, Johnson 2021, arXiv:2105.07576"
@@ -363,4 +363,4 @@ _ROWS = (
 )  # fmt: skip
 
 for _each in _ROWS:
-    register(_each)
+    add(_each)
