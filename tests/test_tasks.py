@@ -59,8 +59,8 @@ def test_a_task_without_torch_runs_from_its_file_to_the_report(folder):
     status = json.loads(run(folder, "status", "--json"))
     assert status["sweep"] == "line"
     report = run(folder, "report")
-    page = (folder / "runs" / "line" / "report" / "report.html").read_text()
-    table = (folder / "runs" / "line" / "report" / "table.md").read_text()
+    page = (folder / "reports" / "line" / "report.html").read_text()
+    table = (folder / "reports" / "line" / "table.md").read_text()
     for text in (page, table):
         assert "Test rmse" in text
         assert not re.search("chance|accuracy|images", text, re.IGNORECASE)

@@ -12,10 +12,8 @@ from ablate.store.declaration import Declaration, Proposal
 from ablate.store.ledger import differing_numbers
 from ablate.store.record import TrialRecord
 
-UNLIKE = ("file", "path", "overrides", "history", "schema_version")
-"""Fields of a declaration that tell how it came about, not what it asks for."""
-FIRST = ("state", "test_accuracy", "val_accuracy", "weights_digest")
-"""The numbers that tell most, in this order: of those that differ one is shown."""
+UNLIKE = ("file", "path", "overrides", "history", "schema_version", "data_line", "notices")
+"""Fields of a declaration that tell how it came about, not what it asks for, or say it in prose."""
 MOST = 5
 
 
@@ -47,7 +45,9 @@ def other_settings(first: Proposal, second: Proposal) -> str:
 def other_numbers(first: TrialRecord, second: TrialRecord) -> str:
     """Return one number that two records of a trial differ in, and what each was computed with."""
     names = differing_numbers(first, second)
-    name = next((name for name in FIRST if name in names), names[0] if names else "state")
+    task = first.known_task
+    told = ("state", *((task.shown, task.objective) if task is not None else ()), "weights_digest")
+    name = next((name for name in told if name in names), names[0] if names else "state")
     return (
         f"{name} is {_number(first, name)} there ({_origin(first, second)}) "
         f"and {_number(second, name)} in the file ({_origin(second, first)})"

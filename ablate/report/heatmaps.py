@@ -49,7 +49,7 @@ def heat_maps(task: Task | None, cells: Sequence[CellTrials], ledger: Ledger) ->
     curves = [(trials.cell.name, record.curves) for trials in chosen for record in _with_curves(task, trials)]
     if curves:
         title = f"{task.summary_title} after each epoch, one confirm seed a cell{note}"
-        found["layers_over_depth"] = (title, _draw_curves(task.summary_curves, curves))
+        found[task.summary_figure] = (title, _draw_curves(task.summary_curves, curves))
     return found
 
 

@@ -81,7 +81,6 @@ def page(
         quoted=quoted_rows(declaration, grid),
         quoted_note=quoted_note(declaration),
         data_name=declaration.data.get("dataset", ""),
-        data_line=task.data_line(declaration.data) if (task := declaration.known_task) is not None else "",
         cost=Markup(tables.html_table(tables.cost_table(grid), grid, "cost")),
         cost_caption=tables.COST_CAPTION,
         pictures=[(picture, Markup(inline_svg(picture))) for picture in pictures],

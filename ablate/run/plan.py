@@ -74,13 +74,12 @@ class Plan:
         if metric.floor is not None:
             meaning = f", {metric.floor_meaning}" if metric.floor_meaning else ""
             floor = f"; {metric.floor_name} is {metric.with_unit(metric.floor)}{meaning}"
-        data = self.spec.task.data_line(declaration.data)
         return [
             f"{declaration.sweep}: {printable(declaration.question) or '(no question written)'}",
             f"{f'{axes} = {len(declaration.cells)} cells, each' if axes else '1 cell with'} "
             f"{declaration.trials_per_cell} tune trials and "
             f"{declaration.num_seeds} confirm seeds: {declaration.num_trials} trials",
-            *([f"data: {data}{floor}"] if data or floor else []),
+            *([f"data: {declaration.data_line}{floor}"] if declaration.data_line or floor else []),
             *(f"warning: {warning}" for warning in self.warnings()),
         ]
 
@@ -243,6 +242,7 @@ def _declaration(
         metrics=spec.task.measured(facts),
         objective=spec.task.objective,
         task=spec.task.name,
+        data_line=spec.task.data_line(facts),
         notices=spec.task.notices(facts, [cell.settings for cell in cells]),
         file=public_file(str(spec.path)),
         path=str(spec.path),

@@ -37,8 +37,8 @@ from ablate.tasks.base import Task
 from ablate.tasks.parameters import FIRST_TASK
 
 SCHEMA_VERSION = 4
-"""3: without `task` and `notices`. 2: also without `metrics` and `objective`. 1: also without `space` of a cell,
-`runner_up`, `audit`, `design` and `components`."""
+"""3: without `task`, `data_line` and `notices`. 2: also without `metrics` and `objective`. 1: also without `space` of a
+cell, `runner_up`, `audit`, `design` and `components`."""
 WITH_NOTICES = 4
 SWEEP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,99})?")
 """Name or name@profile: it becomes a folder."""
@@ -112,7 +112,8 @@ class Declaration:
     """The present declaration of a sweep.
 
     `task` is the name of what each trial does. `axes` maps each axis to the labels of its levels in the file's order.
-    `data` are the task's facts about the data, `notices` what it is too little to tell. `report` has rows, columns,
+    `data` are the task's facts about the data, `data_line` says them in prose,
+    `notices` what it is too little to tell. `report` has rows, columns,
     metric, baseline. `metrics` are those that a table can show, with the floor on these data; `objective` names the one
     that tuning optimises. `file` is the sweep file's name
     as `public_file` gives it, `path` its path as it was given, which only the terminal shows. `history` holds the hash
@@ -138,6 +139,7 @@ class Declaration:
     metrics: list[Metric]
     objective: str
     task: str = catalog.DEFAULT
+    data_line: str = ""
     notices: list[str] = field(default_factory=list)
     file: str = ""
     path: str = ""
@@ -443,6 +445,7 @@ def _upgraded(content: bytes) -> bytes:
     earlier["report"] = {"metric": task.shown, **earlier["report"]}
     earlier.setdefault("metrics", [dataclasses.asdict(metric) for metric in task.measured(facts)])
     earlier.setdefault("objective", task.objective)
+    earlier.setdefault("data_line", task.data_line(facts))
     earlier.setdefault("notices", task.notices(facts, [cell["settings"] for cell in earlier["cells"]]))
     return json.dumps(earlier).encode()
 

@@ -15,7 +15,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ablate.errors import Problem, SpecError, shown
 from ablate.sweepfile.positions import Findings, Keys, Place, Positions
 
-MAX_DEPTH = 20
+MAX_NESTING = 20
 MAX_NODES = 20_000  # aliases of aliases grow without bound
 _TOO_MANY = f"the file has more than {MAX_NODES} entries, aliases and merges counted"
 
@@ -97,7 +97,7 @@ class Document:
                 raise SpecError(Problem(_TOO_MANY, place.file, place.line, place.column)) from None
             raise self._not_yaml(place, error.problem or "wrong syntax") from None
         except RecursionError:
-            raise self._not_yaml(self._place(0, 0), f"nested deeper than {MAX_DEPTH} levels") from None
+            raise self._not_yaml(self._place(0, 0), f"nested deeper than {MAX_NESTING} levels") from None
         except Exception as error:  # the scanner raises plain errors on bad escapes and characters
             position = getattr(error, "position", 0) or 0
             before = text[:position]
@@ -130,8 +130,8 @@ class Document:
         self._visit(node)
         if node in self._open:
             return self._mistake(node, keys, "an alias must not contain itself")
-        if len(self._open) >= MAX_DEPTH:
-            return self._mistake(node, keys, f"nested deeper than {MAX_DEPTH} levels")
+        if len(self._open) >= MAX_NESTING:
+            return self._mistake(node, keys, f"nested deeper than {MAX_NESTING} levels")
         if isinstance(node, ScalarNode):
             return self._scalar(node, keys)
         self._open.append(node)
@@ -191,8 +191,8 @@ class Document:
         if not isinstance(source, MappingNode) or source in self._open:
             self._mistake(merge_key, keys, "'<<' must merge a mapping, and not the one that it is in")
             return []
-        if len(self._open) >= MAX_DEPTH:
-            self._mistake(merge_key, keys, f"nested deeper than {MAX_DEPTH} levels")
+        if len(self._open) >= MAX_NESTING:
+            self._mistake(merge_key, keys, f"nested deeper than {MAX_NESTING} levels")
             return []
         self._open.append(source)
         pairs = self._pairs(source, keys)

@@ -151,6 +151,7 @@ class Task(ABC):
     heat_maps: Sequence[HeatMap] = ()
     summary_curves: Sequence[SummaryCurve] = ()
     summary_title: str = ""
+    summary_figure: str = "layers"
     published_note: str = ""
     small: Mapping[str, Any] = MappingProxyType({})
 

@@ -57,6 +57,7 @@ class ImageClassification(Task):
     heat_maps = HEAT_MAPS
     summary_curves = DEPTH_CURVES
     summary_title = "Errors over depth"
+    summary_figure = "layers_over_depth"
     published_note = NOTE
     small = MappingProxyType({"depth": 8, "width": 4, "batch_size": 256, "epochs": 2, "lr": 0.01})
 
