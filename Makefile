@@ -4,7 +4,7 @@ OLDEST := .venv-oldest/bin
 TORCH_TESTS := $(addprefix tests/test_, training.py methods.py modulation.py orthogonality.py layerwise.py norms.py \
 	models.py every_row.py diagnostics.py augment.py data.py image_folder.py reproduce.py)
 
-.PHONY: setup sweep test test-oldest lint clean
+.PHONY: setup sweep test test-all test-oldest mutants lint clean
 
 setup: .venv/installed
 
@@ -19,8 +19,16 @@ sweep: setup
 	$(BIN)/python cli.py sweep search_spaces/depth_ablation.yaml
 	$(BIN)/python cli.py report
 
+# All but what kills whole sweeps or needs Ray, a server, a browser or much time.
 test: setup
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not slow"
+
+test-all: setup
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+
+# Small mistakes, each of which `make test` must notice.
+mutants: setup
+	$(BIN)/python tests/mutants.py
 
 # Before a release: what trains, with the oldest torch that pyproject.toml allows.
 test-oldest: .venv-oldest/installed

@@ -6,6 +6,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from mutants import MUTANTS, applies
 
 from ablate.sweepfile.document import Document
 from ablate.sweepfile.spec import load_spec
@@ -187,3 +188,9 @@ def test_text_without_an_encoding_is_found(line, is_found):
 def test_every_text_is_utf_8_whatever_the_locale(file):
     calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     assert [ast.unparse(call) for call in calls if is_text_without_encoding(call)] == []
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_changes_one_place_that_is_there(mutant):
+    assert applies(mutant)
+    assert all((ROOT / "tests" / each.partition("::")[0]).exists() for each in mutant.tests.split())

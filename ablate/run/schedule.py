@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ablate.errors import UsageError
 from ablate.run.checkpoints import Checkpoints
 from ablate.run.pack import Request
 from ablate.search.cell_search import CellSearch
@@ -21,7 +22,7 @@ from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import Cell
 from ablate.tasks.base import Task
-from ablate.tasks.parameters import ConfigError, trial_key
+from ablate.tasks.parameters import trial_key
 
 # Told of every record that comes after the schedule was made: cell, proposal, record, and whether the trial ran here
 # (another sweep can have written the record since).
@@ -320,12 +321,12 @@ def _request(run: CellRun, proposal: Proposal) -> Request:
 
 
 def _key(task: Task, settings: dict[str, Any], data_digest: str, seed: int) -> str:
-    return trial_key(task.fingerprint(task.parameters.resolve(settings), data_digest), seed)
+    return trial_key(task.fingerprint(settings, data_digest), seed)
 
 
 def _is_whole(run: CellRun, proposal: Proposal) -> bool:
     """Whether a proposal has the key of its settings; one that was damaged must not condemn a record."""
     try:
         return _key(run.cell.task, proposal.settings, run.data_digest, proposal.seed) == proposal.key
-    except ConfigError:
+    except UsageError:  # It names a row that there is not.
         return False

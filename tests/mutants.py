@@ -1,0 +1,148 @@
+"""Small mistakes in the engine, the statistics and the methods, each of which the tests must notice: `make mutants`.
+
+Every line of MUTANTS is a change of one place in the package, and the tests that kill it. The script makes the change
+in a copy of the project, runs those tests, and says which mutants survived.
+
+    python tests/mutants.py [NAME ...]
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+IMAGES = "tasks/image_classification"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` stands once in the file below ablate/; `tests` are files below tests/, perhaps with ::NAME."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    # Methods.
+    Mutant("ortho-sign", f"{IMAGES}/methods/regularizers.py",
+           "torch.baddbmm(w, torch.bmm(w, w.mT), w, beta=-2, alpha=2)",
+           "torch.baddbmm(w, torch.bmm(w, w.mT), w, beta=2, alpha=2)", "test_orthogonality.py"),
+    Mutant("ortho-factor", f"{IMAGES}/methods/regularizers.py",
+           "torch.baddbmm(w, w, torch.bmm(w.mT, w), beta=-2, alpha=2)",
+           "torch.baddbmm(w, w, torch.bmm(w.mT, w), beta=-1, alpha=1)", "test_orthogonality.py"),
+    Mutant("rho-inverted", f"{IMAGES}/methods/modulation_rule.py",
+           "ratio = reference / r\n", "ratio = r / reference\n", "test_modulation.py"),
+    Mutant("window-shut", f"{IMAGES}/methods/modulation_base.py",
+           "return start * num_steps <= step < end * num_steps",
+           "return start * num_steps < step < end * num_steps", "test_training.py"),
+    Mutant("schedule-of-lambda", f"{IMAGES}/methods/regularizers.py",
+           "return self.ortho_weight * self.schedule(moment.progress)", "return self.ortho_weight", "test_methods.py"),
+    Mutant("smoothing-of-labels", f"{IMAGES}/training/losses.py",
+           'label_smoothing=config.number("label_smoothing")', "label_smoothing=0.0", "test_training.py"),
+    # Training.
+    Mutant("test-data-in-tuning", f"{IMAGES}/training/trainer.py",
+           '**({"test": self.dataset.test} if is_confirmed else {})', '"test": self.dataset.test', "test_training.py"),
+    Mutant("validation-is-test", f"{IMAGES}/training/trainer.py",
+           "self.evaluate(self.dataset.val)", "self.evaluate(self.dataset.test)", "test_training.py"),
+    Mutant("order-of-no-epoch", f"{IMAGES}/training/trainer.py",
+           'derive_seed(self.seed, "order", epoch)', 'derive_seed(self.seed, "order", 0)', "test_training.py"),
+    Mutant("hook-state-lost", f"{IMAGES}/training/hooks.py",
+           "        self.modulation.load_state(state)\n", "        pass\n", "test_modulation.py test_training.py"),
+    # Running.
+    Mutant("pruned-is-complete", "run/pack.py",
+           'self._end(member, "pruned")', 'self._end(member, "complete")', "test_training.py"),
+    Mutant("memory-is-an-error", "run/pack.py",
+           'reason = "out_of_memory" if is_out_of_memory(error) else "error"', 'reason = "error"', "test_training.py"),
+    Mutant("audit-overwrites", "run/schedule.py",
+           'if record.is_shared or proposal.phase != "audit":', "if True:", "test_beside_the_table.py"),
+    Mutant("unequal-budgets", "run/schedule.py",
+           "return run.num_tuned == self.declaration.trials_per_cell",
+           "return run.num_tuned >= self.declaration.trials_per_cell - 1", "test_schedule.py"),
+    Mutant("seeds-by-cell", "run/schedule.py",
+           'seed = derive_seed(self.declaration.seed, "confirm", replicate)',
+           'seed = derive_seed(self.declaration.seed, "confirm", run.cell.key, replicate)', "test_schedule.py"),
+    Mutant("confirm-is-tuned", "run/schedule.py",
+           'and proposal.phase == "tune"\n            and run', "and run", "test_schedule.py"),
+    Mutant("proposal-not-written", "run/schedule.py",
+           "        self.folder.append_proposal(proposal)\n", "", "test_schedule.py"),
+    # Search.
+    Mutant("one-study-for-all", "search/cell_search.py",
+           'derive_seed(self.seed, "sampler", self.cell.key, number)', 'derive_seed(self.seed, "sampler", 0)',
+           "test_schedule.py test_samplers.py"),
+    Mutant("diverged-told-as-best", "metrics.py",
+           'return self.low if self.direction == "max" else self.high',
+           'return self.high if self.direction == "max" else self.low', "test_metrics.py test_schedule.py"),
+    # Ledger.
+    Mutant("first-come-loses", "store/ledger.py",
+           "if record.is_shared and path.exists() and self._read_file(path) is not None:", "if False:",
+           "test_ledger.py"),
+    Mutant("stopped-elsewhere", "store/ledger.py",
+           'if own is not None and own.state == "pruned":', "if False:", "test_ledger.py"),
+    Mutant("nan-is-a-number", "store/ledger.py",
+           "if value is None or not math.isfinite(value):", "if value is None:", "test_ledger.py"),
+    Mutant("data-not-in-the-key", "tasks/parameters.py",
+           '"rows": rows, "data": data_digest}', '"rows": rows}', "test_written_by_0_1_0.py"),
+    Mutant("default-in-the-key", "tasks/parameters.py",
+           "if n not in core or value not in core[n].unwritten}", "}", "test_written_by_0_1_0.py"),
+    # Statistics and table.
+    Mutant("no-holm", "report/inference.py", 'method="holm"', 'method="fdr_bh"', "test_statistics.py"),
+    Mutant("one-sided", "report/inference.py", "p = 2 * float(stdtr(", "p = float(stdtr(", "test_statistics.py"),
+    Mutant("normal-interval", "report/inference.py",
+           "return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd", "return 1.96 * sd", "test_statistics.py"),
+    Mutant("less-is-better", "report/verdicts.py",
+           "(entry.metric.sign * found.mean, test)", "(found.mean, test)", "test_metrics.py"),
+    Mutant("winner-is-worst", "store/declaration.py",
+           "sign = self.objective.sign", "sign = -self.objective.sign", "test_schedule.py"),
+)  # fmt: skip
+
+
+def applies(mutant: Mutant) -> bool:
+    """Whether the place that it changes is there, once."""
+    return (ROOT / "ablate" / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1
+
+
+def is_killed(mutant: Mutant) -> bool:
+    """Run the mutant's tests on a copy with its change; a run that fails otherwise than by a test is an error."""
+    with tempfile.TemporaryDirectory(prefix="ablate-mutant-") as name:
+        copy = Path(name)
+        for part in ("ablate", "tests", "docs", "search_spaces"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("README.md", "cli.py", "pyproject.toml"):
+            shutil.copy(ROOT / part, copy)
+        file = copy / "ablate" / mutant.file
+        file.write_text(file.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider"]
+        tests = [f"tests/{each}" for each in mutant.tests.split()]
+        environment = {**os.environ, "PYTHONPATH": str(copy)}
+        done = subprocess.run([*command, *tests], cwd=copy, env=environment, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"the tests of {mutant.name} could not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 1
+
+
+def main(names: list[str]) -> int:
+    """Say of each mutant whether it was killed; return how many survived."""
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    survived = []
+    for mutant in chosen:
+        started = time.monotonic()
+        verdict = "killed" if is_killed(mutant) else "SURVIVED"
+        if verdict != "killed":
+            survived.append(mutant.name)
+        print(f"{mutant.name}: {verdict} by {mutant.tests} ({time.monotonic() - started:.0f} s)", flush=True)
+    print(f"{len(chosen) - len(survived)} of {len(chosen)} mutants killed")
+    return len(survived)
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, main(sys.argv[1:])))
