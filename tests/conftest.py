@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
+from ablate.report import build
 from ablate.tasks.image_classification.data.dataset import Dataset, Split
 
 
@@ -17,6 +18,13 @@ def _clean_environment(monkeypatch):
     for name in ("ABLATE_DATA", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _without_figures(request, monkeypatch):
+    """Figures are most of what a report costs: they are drawn where a test is about them."""
+    if request.node.get_closest_marker("figures") is None:
+        monkeypatch.setattr(build, "_documents", lambda *_: iter(()))
 
 
 def pytest_collection_modifyitems(items):

@@ -34,6 +34,8 @@ from ablate.tasks.image_classification.training.statistics import estimate, hold
 from ablate.tasks.image_classification.training.trainer import Trainer, written
 from ablate.tasks.parameters import ConfigError
 
+pytestmark = pytest.mark.figures
+
 CPU = torch.device("cpu")
 BASE = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 2, "lr": 0.05}
 VARIANTS = [

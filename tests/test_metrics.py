@@ -129,6 +129,7 @@ def trials_of(out, declaration):
     return collect(declaration, SweepFolder(out, declaration.sweep).read_proposals(), Ledger(out))
 
 
+@pytest.mark.figures
 def test_the_winner_the_verdicts_and_the_answer_go_by_the_direction(tmp_path):
     declaration = regression(tmp_path / "runs")
     trials = trials_of(tmp_path / "runs", declaration)

@@ -69,6 +69,7 @@ def whole(tmp_path_factory):
     return report(tmp_path_factory.mktemp("whole"), confirm=exact)
 
 
+@pytest.mark.figures
 def test_all_files_are_written(whole):
     names = {file.relative_to(whole.folder).as_posix() for file in whole.files}
     shown = ("accuracy_by_depth", "learning_curves", "train_curves", "degradation", "expected_best", "cost")
@@ -150,6 +151,7 @@ def test_a_baseline_that_is_tuned_less_freely_is_named(tmp_path):
     )
 
 
+@pytest.mark.figures
 def test_a_page_that_grows_too_large_leaves_figures_to_their_files(tmp_path, monkeypatch):
     monkeypatch.setattr("ablate.report.build.MAX_PAGE_BYTES", 100_000)
     found = report(tmp_path)
@@ -371,6 +373,7 @@ def test_further_axes_come_first_in_the_row_label(tmp_path):
         ({}, {"rows": None, "columns": None, "baseline": None}),
     ],
 )
+@pytest.mark.figures
 def test_other_layouts_have_a_report_too(tmp_path, axes, layout):
     found = report(tmp_path, axes=axes, report=layout)
     assert ("Difference to" in found.table) == (layout.get("baseline", "plain") is not None)

@@ -28,6 +28,8 @@ from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
 from ablate.tasks.image_classification.published import PUBLISHED, published
 
+pytestmark = pytest.mark.figures
+
 
 def laid_out(tmp_path, **options):
     declaration = Synthetic(tmp_path, **options).write()

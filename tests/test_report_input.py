@@ -15,12 +15,6 @@ SWEEP = "depth_ablation@smoke"
 EVERY = [(arm, depth, seed) for arm in ARMS for depth in DEPTHS for seed in range(3)]
 
 
-@pytest.fixture(autouse=True)
-def _without_figures(monkeypatch):
-    """Figures take most of a report's time, and nothing here is about them."""
-    monkeypatch.setattr("ablate.report.build._documents", lambda *_: iter(()))
-
-
 def invoke(out, to, *arguments):
     return CliRunner().invoke(main, ["report", *arguments, "--out", str(out), "--to", str(to)])
 

@@ -179,9 +179,9 @@ def _prepared(spec: SweepSpec, cell: Cell, wanted: dict[str, Any], cache: Path) 
 def _check_largest(spec: SweepSpec, cell: Cell, data: Prepared) -> None:
     for name in spec.task.largest(data.facts):
         tried = [value for definition in cell.space.definitions(name) for value in definition.candidates()]
+        numbers = [value for value in tried or [cell.settings.get(name)] if isinstance(value, int | float)]
         try:
-            for value in tried or [cell.settings[name]]:
-                check_data(spec.task, {name: value}, data)
+            check_data(spec.task, {name: max(numbers, default=None)}, data)
         except ConfigError as error:
             _refuse(spec, cell, name, error)
 

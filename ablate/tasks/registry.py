@@ -189,7 +189,7 @@ def declare(kinds: Iterable[str], reserved: Iterable[str]) -> None:
     names = set(reserved)
     for kind in kinds:
         _rows.setdefault(kind, {})
-        _reserved[kind] = names
+        _reserved.setdefault(kind, set()).update(names)
 
 
 def register(row: Row) -> None:
