@@ -227,7 +227,7 @@ def test_a_closed_terminal_stops_the_sweep_as_gracefully_as_sigterm(tmp_path):
         os.chdir(tmp_path)
         os.dup2(os.open("errors", os.O_WRONLY | os.O_CREAT), 2)
         os.execv(sys.executable, command("sweep", "tiny.yaml"))
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while len(ledger_files(tmp_path)) < 3:
         assert time.monotonic() < deadline, (tmp_path / "errors").read_text()
         if select.select([terminal], [], [], 0.1)[0]:
