@@ -9,7 +9,10 @@ from click.testing import CliRunner
 from synthetic import ARMS, Synthetic
 from test_claims import BASE, GAIN, declared
 
+from ablate.command_lines import Commands
 from ablate.commands import main
+from ablate.report.combine import combine
+from ablate.report.sufficiency import Doubt, command
 from ablate.store.declaration import SweepFolder
 
 AXES = {"depth": ["20", "56"], "arm": list(ARMS)}
@@ -41,6 +44,14 @@ def test_several_sweeps_share_a_table_with_the_sweep_in_the_row(out, tmp_path):
     assert "note: The sweeps differ in tune trials a cell: first 6, second 7." in done.stdout
     page = (tmp_path / "report" / "report.html").read_text()
     assert "python cli.py report first second" in page
+
+
+def test_what_settles_a_doubt_about_several_sweeps_changes_each_of_them(out):
+    declarations = [SweepFolder(out, sweep).read_declaration() for sweep in ("first", "second")]
+    declaration, _ = combine([(each, []) for each in declarations])
+    doubt = Doubt(kind="epochs", text="it still rose", key="fixed.epochs", value=24)
+    line = command(declaration, doubt, Commands(out))
+    assert [part.count("--set fixed.epochs=24") for part in line.split(" && ")] == [1, 1]
 
 
 def test_sweeps_with_different_numbers_of_seeds_keep_their_own(tmp_path):

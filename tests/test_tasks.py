@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from toy_task import FILE, LineTask
+from toy_task import FILE, Line, LineTask
 
 from ablate.errors import SpecError, UsageError
+from ablate.run.pack import Pack, Request
 from ablate.sweepfile.spec import load_spec
 from ablate.tasks import catalog
 from ablate.tasks.base import Task
@@ -56,6 +57,8 @@ def test_a_task_without_torch_runs_from_its_file_to_the_report(folder):
     assert len(records) == 21
     assert {record["task"].partition("+")[0] for record in records} == {"line@1"}
     assert all(re.fullmatch(r"line@1\+[0-9a-f]{12}", record["task"]) for record in records)
+    declaration = json.loads((folder / "runs" / "line" / "declaration.json").read_text())
+    assert {record["data_digest"] for record in records} == {declaration["data"]["digest"]}
     status = json.loads(run(folder, "status", "--json"))
     assert status["sweep"] == "line"
     report = run(folder, "report")
@@ -70,6 +73,26 @@ def test_a_task_without_torch_runs_from_its_file_to_the_report(folder):
     key = next(record["key"] for record in records if record["phase"] == "confirm")
     assert "the numbers agree bit for bit" in run(folder, "reproduce", key, "--import", "toy_task.py")
     assert "Rows and tasks of your own need --import FILE" in run(folder, "reproduce", key, code=2)
+
+
+def test_what_a_tune_trial_measures_on_test_data_is_dropped(tmp_path):
+    class Leaky(Line):
+        def measure(self, is_confirmed):
+            return super().measure(True)
+
+    task = LineTask()
+    settings = task.parameters.resolve({"epochs": 2})
+    data = task.prepare(settings, tmp_path)
+    points = json.loads(data.path.read_bytes())
+    found = {}
+    for phase in ("tune", "confirm"):
+        asked = Request(key=phase, fingerprint="f", seed=1, phase=phase, settings=settings, data_digest=data.digest)
+        pack = Pack(task, [asked], "cpu", start=lambda request: Leaky(request.settings, request.seed, points))
+        (found[phase],) = pack.run()
+    assert [record.state for record in found.values()] == ["complete", "complete"]
+    assert set(found["tune"].metrics) == {"train_rmse", "val_rmse"}
+    assert set(found["confirm"].metrics) == {"train_rmse", "val_rmse", "test_rmse"}
+    assert found["tune"].task == "line@1"
 
 
 def test_an_unknown_task_is_told_at_its_place(tmp_path):

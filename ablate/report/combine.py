@@ -24,6 +24,10 @@ class Combined(Declaration):
         """Return the command lines of all parts."""
         return " && ".join(part.command(name, commands, options) for part in self.parts)
 
+    def overridden(self, key: str, value: object) -> Combined:
+        """Return the sweeps with one `--set` more each."""
+        return dataclasses.replace(self, parts=[part.overridden(key, value) for part in self.parts])
+
     def seeds_of(self, levels: Mapping[str, str]) -> int:
         """Return how many confirm seeds the sweep of these levels gives a cell."""
         return next(part.num_seeds for part in self.parts if part.sweep == levels[AXIS])

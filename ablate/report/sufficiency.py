@@ -81,9 +81,7 @@ def command(declaration: Declaration, doubt: Doubt, commands: Commands) -> str:
     if not doubt.key:
         return ""
     value = doubt.value if isinstance(doubt.value, int) else json.dumps(doubt.value)
-    kept = [override for override in declaration.overrides if not override.startswith(f"{doubt.key}=")]
-    changed = dataclasses.replace(declaration, overrides=[*kept, f"{doubt.key}={value}"])
-    return changed.command("sweep", commands)
+    return declaration.overridden(doubt.key, value).command("sweep", commands)
 
 
 def _is_rise(objective: Metric, before: float, after: float) -> bool:

@@ -32,7 +32,7 @@ from ablate.report.text import (
 from ablate.store.declaration import Declaration
 
 MARKS = {"▲": "better", "▼": "worse"}
-COST_CAPTION = "Cost: device-hours of all trials · parameters of the net"
+COST_CAPTION = "Cost: device-hours of all trials · trained parameters"
 
 Text = list[list[str]]
 """A table as text: the header first, the row label in front of each row."""

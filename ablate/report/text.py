@@ -128,11 +128,12 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
     task = declaration.known_task
     items = f" ({size:,} {task.items if task is not None else 'items'})" if isinstance(size, int) else ""
     kinds = {each.is_bootstrap for each in found if each.low is not None and each.sd}
+    drawn = f" ({task.drawn})" if task is not None and task.drawn else ""
     kind = "bootstrap (BCa) " if kinds == {True} else "t " if kinds != {True, False} else ""
     which = f", t with fewer than {MIN_BOOTSTRAP} seeds and bootstrap (BCa) from {MIN_BOOTSTRAP} on" if not kind else ""
     text = (
-        f"[low, high]: 95% {kind}intervals over training seeds (initialisation, data order, augmentation){which}: they "
-        f"do not cover the choice of the {LONG.get(split, split)} sample{items} nor the luck of tuning."
+        f"[low, high]: 95% {kind}intervals over training seeds{drawn}{which}: they do "
+        f"not cover the choice of the {LONG.get(split, split)} sample{items} nor the luck of tuning."
     )
     if any(each.low is not None and each.sd == 0 for each in found):
         text += " An interval of no width: all seeds gave the same value, which says nothing about others."

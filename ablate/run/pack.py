@@ -25,6 +25,8 @@ from ablate.tasks.base import Divergence, Task, Training
 Report = Callable[[int, list[float | None]], set[int]]
 
 CHECKPOINT_EVERY_S = 30.0
+TEST = "test_"
+"""What the names of metrics on test data begin with."""
 log = logging.getLogger(__name__)
 
 
@@ -158,6 +160,8 @@ class Pack:
             raise RuntimeError("a running member has no training")
         is_confirmed = state == "complete" and member.request.phase == "confirm"
         metrics = member.training.measure(is_confirmed)
+        if not is_confirmed:  # Whatever a task returns: nothing before the table sees test data.
+            metrics = {name: value for name, value in metrics.items() if not name.startswith(TEST)}
         if self.weights and is_confirmed and (content := member.training.kept()):
             self.weights.save(member.request.key, content)
         self._finish(member, state, metrics=metrics)

@@ -214,7 +214,7 @@ def _declaration(
     history = earlier.history if earlier else []
     if not history or history[-1] != digest:
         history = [*history, digest]
-    facts = spec.task.facts(data)
+    facts = {**spec.task.facts(data), "digest": data[0].digest}
     return Declaration(
         sweep=spec.sweep_id,
         name=spec.name,

@@ -193,6 +193,11 @@ class Declaration:
         own = {"profile": self.profile, "set": self.overrides}
         return commands.line(name, file, options={**own, **(options or {})})
 
+    def overridden(self, key: str, value: object) -> Declaration:
+        """Return the declaration with one `--set` more, in place of an earlier one of the same key."""
+        kept = [override for override in self.overrides if not override.startswith(f"{key}=")]
+        return dataclasses.replace(self, overrides=[*kept, f"{key}={value}"])
+
     def seeds_of(self, levels: Mapping[str, str]) -> int:
         """Return how many confirm seeds the cell of these levels has."""
         return self.num_seeds

@@ -128,7 +128,8 @@ class Task(ABC):
     `version` is raised when the numbers of the procedure change: it is in the fingerprint of every trial, as is
     `origin`, the hash of the user's file that registered the task. `objective`
     is the metric that tuning optimises, after each epoch and at the end; `shown` the one of a table that names none.
-    `alike` are the facts that sweeps in one table share, `items` is what the test data is made of, for prose.
+    `alike` are the facts that sweeps in one table share, `items` is what the test data is made of and
+    `drawn` what a seed draws, for prose.
     `small` are settings of a trial of two epochs or more that takes a second, for the checks of `ablate.testing`.
     `heat_maps` and `summary_curves` say how the columns of `Training.tables` and the curves that sum them up are drawn.
     `metrics` are all that a complete confirm trial can have. `length` is the parameter that says how many epochs a
@@ -148,6 +149,7 @@ class Task(ABC):
     same_in_all: Sequence[str] = ()
     alike: Sequence[str] = ()
     items: str = "items"
+    drawn: str = ""
     heat_maps: Sequence[HeatMap] = ()
     summary_curves: Sequence[SummaryCurve] = ()
     summary_title: str = ""

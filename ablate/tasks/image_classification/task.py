@@ -54,6 +54,7 @@ class ImageClassification(Task):
     same_in_all = ("dataset",)
     alike = ("num_classes",)
     items = "images"
+    drawn = "initialisation, data order, augmentation"
     heat_maps = HEAT_MAPS
     summary_curves = DEPTH_CURVES
     summary_title = "Errors over depth"
