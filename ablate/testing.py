@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.tasks import catalog, registry
-from ablate.tasks.base import Divergence, Prepared, Settings, Task, Training
+from ablate.tasks.base import Divergence, Prepared, Settings, Task, Training, Trial
 
 
 class ConformanceError(AssertionError):
@@ -48,7 +48,7 @@ def check_task(
     _check_declared(task, resolved)
     prepared = task.prepare(resolved, folder)
     _expect(prepared.digest == task.prepare(resolved, folder).digest, "prepare gives another digest the second time")
-    whole = _Run(task, resolved, prepared, seed=1)
+    whole = _Run(task, resolved, prepared, seed=1, is_confirm=False)
     whole.go_on(whole.training.num_epochs)
     _check_epochs(task, whole)
     tuned = whole.training.measure(is_confirmed=False)
@@ -96,9 +96,11 @@ def check_row(
 class _Run:
     """One trial under way, an epoch at a time."""
 
-    def __init__(self, task: Task, settings: Settings, prepared: Prepared, seed: int) -> None:
+    def __init__(self, task: Task, settings: Settings, prepared: Prepared, seed: int, *, is_confirm: bool) -> None:
         plain = json.loads(json.dumps(settings))
-        self.training: Training = task.start(plain, seed, "cpu", prepared.path)
+        self.training: Training = task.start(
+            Trial(settings=plain, seed=seed, device="cpu", data=prepared.path, is_confirm=is_confirm)
+        )
         self.divergence: Divergence | None = None
 
     def go_on(self, until: int) -> None:
@@ -113,11 +115,11 @@ class _Run:
 
 def _finished(task: Task, settings: Settings, prepared: Prepared, seed: int, until: int) -> dict[str, Any]:
     """Return what a confirm trial comes to; after the epoch `until` it is saved and goes on in another object."""
-    run = _Run(task, settings, prepared, seed)
+    run = _Run(task, settings, prepared, seed, is_confirm=True)
     if until:
         run.go_on(until)
         content = run.training.save()
-        run = _Run(task, settings, prepared, seed)
+        run = _Run(task, settings, prepared, seed, is_confirm=True)
         run.training.load(content)
         _expect(run.training.progress.epoch == until, f"after load progress.epoch is {run.training.progress.epoch}")
     run.go_on(run.training.num_epochs)

@@ -20,7 +20,7 @@ def packed(requests, dataset, device=CPU, checkpoints=None, provenance=None, wei
     def start(request):
         return Trainer(resolve(request.settings), dataset, request.seed, device)
 
-    return Pack(TASK, requests, device.type, None, checkpoints, provenance, weights, start)
+    return Pack(TASK, requests, device.type, None, checkpoints, provenance, weights, start=start)
 
 
 def tensors(content, device=CPU):

@@ -90,6 +90,7 @@ def test_after_a_closed_terminal_what_is_printed_vanishes_and_what_goes_to_a_fil
         "wakes, woken = os.pipe()\n"  # To wait for a signal that may have come already.
         "os.set_blocking(woken, False)\n"
         "signal.set_wakeup_fd(woken)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # The tests may run under nohup.
         f"from ablate.signals import {context}\n"
         "try:\n"
         f"    with {context}():\n"

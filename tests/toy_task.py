@@ -95,8 +95,8 @@ class LineTask(Task):
     data_parameters = ("points",)
     small = {"epochs": 2}  # noqa: RUF012 - a task is one object
 
-    def start(self, settings, seed, device, data):
-        return Line(settings, seed, from_json(Path(data).read_bytes()))
+    def start(self, trial):
+        return Line(trial.settings, trial.seed, from_json(Path(trial.data).read_bytes()))
 
     def prepare(self, settings, cache):
         made = random.Random(settings["points"])

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ablate.errors import is_out_of_memory
@@ -18,7 +19,7 @@ from ablate.places import Place
 from ablate.run.checkpoints import Checkpoints
 from ablate.signals import was_interrupted
 from ablate.store.record import TrialRecord
-from ablate.tasks.base import Divergence, Task, Training
+from ablate.tasks.base import Divergence, Task, Training, Trial, TrialError
 
 # Called after each epoch with the epoch, counted from 1, and each member's objective: its worst value where the member
 # diverged in this epoch, None where it ended before or there is no worst. Returns the members, from 0, to stop here.
@@ -52,17 +53,21 @@ class _Member:
     """A trial on its way; `record` is set when it has ended."""
 
     request: Request
-    num_epochs: int
     started_at: str
     training: Training | None = None
     saved_at: float = field(default_factory=time.monotonic)
     record: TrialRecord | None = None
     note: str = ""
 
+    def is_over(self, epoch: int) -> bool:
+        """Whether it had run to its end after an epoch."""
+        return self.training is not None and self.training.is_complete and self.training.progress.epoch <= epoch
+
 
 class Pack:
     """Runs its members until each is complete, pruned, diverged or failed.
 
+    Below `folder` each trial may have a folder of its own.
     `start` stands in for the start of the task's trials where their data is in memory already.
     """
 
@@ -75,30 +80,53 @@ class Pack:
         checkpoints: Checkpoints | None = None,
         provenance: dict[str, str] | None = None,
         weights: Checkpoints | None = None,
+        folder: Path | None = None,
         start: Callable[[Request], Training] | None = None,
     ) -> None:
         self.task = task
         self.checkpoints = checkpoints
         self.weights = weights
         self.provenance = {**(provenance or {}), "device": task.device_name(device)}
-        self.members = [_Member(request, task.num_epochs(request.settings), _now()) for request in requests]
-        self._new = start or (lambda request: task.start(request.settings, request.seed, device, data))
+        self.members = [_Member(request, _now()) for request in requests]
+        self._new = start or (
+            lambda request: task.start(
+                Trial(
+                    settings=request.settings,
+                    seed=request.seed,
+                    device=device,
+                    data=data,
+                    is_confirm=request.phase == "confirm",
+                    folder=folder / request.key if folder else None,
+                )
+            )
+        )
 
     def run(self, report: Report = report_nothing) -> list[TrialRecord]:
         """Return the members' records, in the order of the requests.
 
         An error inside a member's training ends that member as failed; an error of `report` is not caught.
         """
+        try:
+            return self._run(report)
+        finally:
+            for member in self.members:
+                if member.training is not None:  # It was cut off.
+                    member.training.close()
+
+    def _run(self, report: Report) -> list[TrialRecord]:
         for member in self.members:
             self._guarded(member, self._start)
         epoch = 0  # A member that goes on from a checkpoint reports the epochs before it once more.
         while any(member.record is None for member in self.members):
             epoch += 1
+            running = [member for member in self.members if member.record is None]
             values = [self._advance(member, epoch) for member in self.members]
-            for index in report(epoch, values):
-                self._guarded(self.members[index], lambda member: self._end(member, "pruned"))
+            # One that turned out to have ended after the epoch before it has nothing to report.
+            if not all(member.is_over(epoch - 1) for member in running):
+                for index in report(epoch, values):
+                    self._guarded(self.members[index], lambda member: self._end(member, "pruned"))
             for member in self.members:
-                if epoch >= member.num_epochs:
+                if member.is_over(epoch):
                     self._guarded(member, lambda member: self._end(member, "complete"))
         return [member.record for member in self.members if member.record is not None]
 
@@ -127,18 +155,19 @@ class Pack:
             return objective.worst
         if member.training is None:
             raise RuntimeError("a running member has no training")
-        return member.training.progress.curves[objective.name][epoch - 1]
+        return None if member.is_over(epoch - 1) else member.training.progress.curves[objective.name][epoch - 1]
 
     def _run_epoch(self, member: _Member, epoch: int) -> None:
         training = member.training
-        if training is None or training.progress.epoch >= epoch:
+        if training is None or training.progress.epoch >= epoch or training.is_complete:
             return
         divergence = training.run_epoch()
         if divergence is not None:
             self._finish(member, "diverged", divergence)
         elif self.checkpoints and time.monotonic() - member.saved_at >= CHECKPOINT_EVERY_S:
             try:
-                self.checkpoints.save(member.request.key, training.save())
+                if content := training.save():
+                    self.checkpoints.save(member.request.key, content)
             except OSError as error:  # It costs time only if the trial is cut off.
                 log.warning("no checkpoint of the trial %s: %s", member.request.key, error)
             member.saved_at = time.monotonic()
@@ -151,8 +180,11 @@ class Pack:
         except BaseException as error:  # A user's row can raise SystemExit and KeyboardInterrupt too.
             if was_interrupted():
                 raise
-            reason = "out_of_memory" if is_out_of_memory(error) else "error"
-            self._finish(member, "failed", reason=reason, message=traceback.format_exc())
+            is_users = isinstance(error, TrialError)
+            cause = error.__cause__ if is_users and error.__cause__ is not None else error
+            reason = "out_of_memory" if is_out_of_memory(cause) else "error"
+            message = str(error) if is_users else traceback.format_exc()
+            self._finish(member, "failed", reason=reason, message=message)
 
     def _end(self, member: _Member, state: str) -> None:
         """Measure what a trial came to, complete or pruned; only a complete confirm trial sees the test data."""
@@ -176,6 +208,9 @@ class Pack:
         message: str = "",
     ) -> None:
         training, request = member.training, member.request
+        unread = training.unread() if training and state == "complete" else []
+        if training:
+            training.close()
         progress = training.progress if training else None
         member.record = TrialRecord(
             key=request.key,
@@ -188,7 +223,7 @@ class Pack:
             rows=self.task.parameters.stamps(request.settings),
             data_digest=request.data_digest,
             metrics=metrics or {},
-            curves=progress.curves if progress else {},
+            curves=_curves(progress.curves, request.phase) if progress else {},
             num_epochs=progress.epoch if progress else 0,
             num_parameters=training.num_parameters if training else 0,
             duration_s=progress.duration_s if progress else 0.0,
@@ -197,6 +232,7 @@ class Pack:
             diverged_epoch=divergence.epoch if divergence else None,
             diverged_step=divergence.step if divergence else None,
             diverged_layer=divergence.layer if divergence else "",
+            unread=unread,
             weights_digest=training.digest() if training and state == "complete" else "",
             layers=training.tables() if training else {},
             provenance=self.provenance,
@@ -204,6 +240,11 @@ class Pack:
             finished_at=_now(),
         )
         member.training = None
+
+
+def _curves(curves: dict[str, list[float]], phase: str) -> dict[str, list[float]]:
+    """Return the curves that a trial of a phase may keep."""
+    return curves if phase == "confirm" else {n: curve for n, curve in curves.items() if not n.startswith(TEST)}
 
 
 def _now() -> str:

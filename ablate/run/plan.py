@@ -119,8 +119,8 @@ class Plan:
         ]
 
 
-def make_plan(file: Path, profile: str | None, overrides: Sequence[str], out: Place) -> Plan:
-    """Check a sweep file, fetch its data and return the plan.
+def make_plan(file: Path, profile: str | None, overrides: Sequence[str], out: Place, function: Any = None) -> Plan:
+    """Check a sweep file, fetch its data and return the plan; `function` is the one of a `task` that lies in no file.
 
     Raises:
         UsageError: The name of the file or the folder is no text.
@@ -129,7 +129,7 @@ def make_plan(file: Path, profile: str | None, overrides: Sequence[str], out: Pl
     """
     _check_name(file)
     _check_name(out)
-    spec = load_spec(file, profile, overrides)
+    spec = load_spec(file, profile, overrides, function)
     folder = SweepFolder(out, spec.sweep_id)
     earlier = folder.earlier_declaration()
     cells = with_known_keys(spec, build_cells(spec), {cell.key for cell in earlier.cells} if earlier else ())

@@ -48,10 +48,10 @@ class Progress:
 
     def finished(self, cell: DeclaredCell, proposal: Proposal, record: TrialRecord, is_new: bool) -> None:
         """Note a trial that ended in this run, or (not `is_new`) in another sweep."""
-        task = record.known_task
-        if is_new and record.state != "failed" and task is not None:
+        if is_new and record.state != "failed" and self.schedule is not None:
+            task = self.schedule.task
             self.busy_s += record.duration_s
-            share = record.num_epochs / max(1, task.num_epochs(proposal.settings))
+            share = record.num_epochs / (task.num_epochs(proposal.settings) or max(1, record.num_epochs))
             self.work_done += task.work(cell.settings) * share
         if self.live is None and self.schedule is not None:
             done, planned = self.schedule.num_finished(), self.schedule.declaration.num_trials

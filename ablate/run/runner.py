@@ -211,7 +211,7 @@ def _resources(plan: Plan, jobs: int | None, device: str, address: str, deadline
         out=plan.out.resolve(),
         sweep=plan.spec.sweep_id,
         data={data.digest: _for_workers(plan.out, data) for data in plan.data},
-        task=plan.spec.task.name,
+        task=plan.spec.task,
         imports=[Path(path) for path in plan.spec.import_paths],
         keep_weights=plan.spec.confirm.keep_weights,
         deadline=deadline,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ablate.errors import UsageError
+from ablate.errors import SweepStoppedError, UsageError
 from ablate.run.checkpoints import Checkpoints
 from ablate.run.pack import Request
 from ablate.search.cell_search import CellSearch
@@ -27,6 +28,10 @@ from ablate.tasks.parameters import trial_key
 # Told of every record that comes after the schedule was made: cell, proposal, record, and whether the trial ran here
 # (another sweep can have written the record since).
 Listener = Callable[[DeclaredCell, Proposal, TrialRecord, bool], None]
+
+
+ALIKE = 3
+"""So many cells whose first trials fail alike, and nothing else so far, stop a sweep; all where it has fewer."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class Schedule:
         self.checkpoints = Checkpoints(folder.out / "checkpoints")
         self.batch = batch
         self.listener: Listener = lambda *_: None
+        self._errors: dict[int, str] = {}  # Of the first trial of each cell; -1: a trial has ended otherwise.
+        self._completed: set[int] = set()
         self._num_finished = 0
         self._num_done = 0
         # The cells that may have something to run; one that had nothing has it only after a trial of its own has ended.
@@ -139,6 +146,29 @@ class Schedule:
         if proposal.phase == "tune":
             run.search.tell(proposal.number, record)
         self.listener(run.declared, proposal, record, is_new)
+        self._check_trial(run, record)
+
+    def _check_trial(self, run: CellRun, record: TrialRecord) -> None:
+        """Stop a sweep whose trials are not what was asked for, or all fail alike."""
+        index = self.cells.index(run)
+        if record.state != "failed" or record.reason != "error":
+            self._errors[-1] = ""
+            if record.state == "complete" and index not in self._completed:
+                self._completed.add(index)
+                if wrong := self.task.wrong_trial(record.unread):
+                    raise SweepStoppedError(f"the sweep stopped: in {_cell_name(run)}, {wrong}")
+            return
+        self._errors.setdefault(index, _alike(record.message))
+        first = self._errors[index]
+        num_alike = sum(error == first for error in self._errors.values())
+        if -1 not in self._errors and num_alike == min(len(self.cells), ALIKE):
+            first_trials = f"the first trials of {num_alike} cells" if num_alike > 1 else "its first trial"
+            raise SweepStoppedError(f"the sweep stopped: {first_trials} failed alike\n{record.message.rstrip()}")
+
+    @property
+    def task(self) -> Task:
+        """What the trials do."""
+        return self.cells[0].cell.task
 
     def is_finished(self) -> bool:
         """Whether every trial that the sweep asks for has ended, in whatever state."""
@@ -307,6 +337,17 @@ class Schedule:
     def _work_left(self, run: CellRun) -> float:
         left = self.declaration.trials_per_cell + self.declaration.num_seeds - len(run.records) - len(run.running)
         return left * run.cell.task.work(run.declared.settings)
+
+
+def _cell_name(run: CellRun) -> str:
+    return run.cell.name or "the cell"
+
+
+def _alike(message: str) -> str:
+    """Return what errors of one cause have in common: the place, if the last line begins with it, and the class."""
+    last = message.strip().splitlines()[-1] if message.strip() else ""
+    found = re.match(r"(?:\S+:\d+: )?[\w.]+", last)
+    return found.group() if found else last
 
 
 def _request(run: CellRun, proposal: Proposal) -> Request:

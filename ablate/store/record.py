@@ -33,6 +33,7 @@ class TrialRecord:
     `weights_digest` is a hash of what was trained, equal only where that is equal bit for bit.
     `study` is the number of the study that proposed the trial; so far each cell has one, 0. `items` are outcomes of a
     confirm trial by test item; no task records them so far.
+    `unread` are parameters that a complete trial was given and never looked at.
     `provenance` says with what it was computed (git_sha, git_dirty, ablate, torch, python, device, …); never
     a user's or a host's name. `sweep` and `cell` are the sweep's id and the cell's key for pruned and failed
     trials, else empty.
@@ -66,6 +67,7 @@ class TrialRecord:
     cell: str = ""
     task: str = FIRST_TASK
     study: int = 0
+    unread: Annotated[list[str], pa.list_(pa.string())] = field(default_factory=list)
     items: Annotated[dict[str, list[float]], pa.map_(pa.string(), pa.list_(pa.float32()))] = field(default_factory=dict)
     layers: Annotated[dict[str, list[Any]], None] = field(default_factory=dict, compare=False)
 

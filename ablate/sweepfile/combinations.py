@@ -48,6 +48,10 @@ def _check_pruner(spec: SweepSpec, cells: Sequence[Cell], findings: Findings) ->
     if "pruner" not in written and not budget.audit:
         return
     keys = ("budget", "pruner" if "pruner" in written else "audit")
+    if not spec.task.length:
+        reason = "no parameter says how often a trial reports. Name it as task.length, or set pruner: none"
+        findings.at_value(keys, f"the pruner {budget.pruner} cannot judge: {reason}")
+        return
     is_shortened = any(findings.positions.value(place).line is None for place in (BUDGET, ("fixed", spec.task.length)))
     if is_shortened:
         return

@@ -13,7 +13,9 @@ Schema = dict[str, Any]
 OF_PARAMETERS = ("fixed", "axes", "components", "tune")
 """Sections whose entries are parameters, or hold them."""
 NULL: Schema = {"type": "null"}
-WITH_IMPORTS: Schema = {"required": ["imports"]}
+WITH_IMPORTS: Schema = {
+    "anyOf": [{"required": ["imports"]}, {"required": ["task"], "properties": {"task": {"type": "object"}}}]
+}
 
 
 def json_schema(task: Task) -> Schema:

@@ -133,6 +133,57 @@ Axis = Annotated[
 ]
 
 
+def _version(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str) or not NAME.fullmatch(str(value)):
+        raise PydanticCustomError("rule", "must be a number or a name of letters, digits and . _ + -")
+    return value
+
+
+def _task_tag(value: Any) -> str:
+    return "<mapping>" if isinstance(value, dict) else "<name>"
+
+
+class OwnMetric(_Section):
+    """A metric of a user's own training.
+
+    `direction` says which way is better; that of the objective where both end alike, as val_loss and test_loss do.
+    `unit` percent is for fractions. `low` and `high` are the least and the largest value, `floor` is what a useless
+    trial scores.
+    """
+
+    name: Annotated[str, AfterValidator(_name), WithJsonSchema(NAME_SCHEMA)]
+    direction: Literal["max", "min"] | None = None
+    unit: Literal["percent", "raw"] | None = None
+    low: Number | None = None
+    high: Number | None = None
+    floor: Number | None = None
+
+
+_MetricEntry = Annotated[
+    Annotated[OwnMetric, Tag("<mapping>")]
+    | Annotated[str, AfterValidator(_name), WithJsonSchema(NAME_SCHEMA), Tag("<name>")],
+    Discriminator(_task_tag),
+]
+
+
+class OwnTask(_Section):
+    """A user's own training: a function, FILE.py:NAME, or a command, a list of arguments.
+
+    `objective` is the metric that tuning optimises, `metrics` are the others; the first of them is what the table
+    shows. `length` is the parameter that says how often a trial reports, by default epochs or steps. `version` pins
+    the code by hand. `unread: allow` lets parameters be that are never read. `trial_timeout` is in seconds.
+    """
+
+    function: str | None = None
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    objective: _MetricEntry
+    metrics: list[_MetricEntry] = []
+    length: str | None = None
+    version: Annotated[Any, AfterValidator(_version), WithJsonSchema({"type": ["integer", "string"]})] = None
+    unread: Literal["error", "allow"] = "error"
+    trial_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class Budget(_Section):
     """How each cell is tuned.
 
@@ -177,7 +228,7 @@ class Resources(_Section):
 
 
 class SweepFile(_Section):
-    """A sweep file after its profile and overrides are merged. `task` names what each trial does.
+    """A sweep file after its profile and overrides are merged. `task` names what each trial does, or describes it.
 
     `design` makes the axis `arm` of `components`, bundles of settings that are on or off; `combinations` says which
     for the design "list".
@@ -185,7 +236,11 @@ class SweepFile(_Section):
 
     name: Annotated[str, AfterValidator(_sweep_name), WithJsonSchema(NAME_SCHEMA)]
     question: str = ""
-    task: Annotated[str, AfterValidator(_name), WithJsonSchema(NAME_SCHEMA)] = catalog.DEFAULT
+    task: Annotated[
+        Annotated[OwnTask, Tag("<mapping>")]
+        | Annotated[str, AfterValidator(_name), WithJsonSchema(NAME_SCHEMA), Tag("<name>")],
+        Discriminator(_task_tag),
+    ] = catalog.DEFAULT
     fixed: dict[str, Any] = {}
     axes: dict[str, Axis] = {}
     design: Literal["full", "leave-one-out", "add-one", "list"] | None = None
@@ -289,6 +344,8 @@ def _known_keys(detail: ErrorDetails) -> list[str]:
     loc = detail["loc"]
     if len(loc) == 1:
         return [*SweepFile.model_fields, "profiles"]
+    if loc[0] == "task":
+        return list((OwnMetric if "objective" in loc or "metrics" in loc else OwnTask).model_fields)
     if loc[0] == "tune":
         return list((Choices if "<choices>" in loc else Range).model_fields)
     return list(_SECTION_CLASSES[str(loc[0])].model_fields)

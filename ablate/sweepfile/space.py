@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from ablate.tasks import registry
 from ablate.tasks.parameters import Parameters
-from ablate.tasks.registry import Row, Value
+from ablate.tasks.registry import ABSENT, Row, Value
 
 Label = None | bool | int | float | str
 
@@ -145,7 +145,8 @@ class CellSpace:
         usable = dict.fromkeys(
             [*parameters.core, *(parameter.name for row in self.rows for parameter in row.parameters)]
         )
-        self.settings = {name: self._untuned(name) for name in usable if name not in self._kept}
+        untuned = {name: self._untuned(name) for name in usable if name not in self._kept}
+        self.settings = {name: value for name, value in untuned.items() if value is not ABSENT}
 
     @property
     def num_dimensions(self) -> int:

@@ -22,7 +22,7 @@ from ablate.sweepfile.feasibility import check_cells
 from ablate.sweepfile.merge import Merged, merge
 from ablate.sweepfile.model import Claim, ReportLayout, SweepSpec
 from ablate.sweepfile.positions import Findings
-from ablate.sweepfile.shape import NAME, SweepFile, check_shape
+from ablate.sweepfile.shape import NAME, Budget, Choices, OwnTask, Range, SweepFile, check_shape
 from ablate.tasks import catalog, registry
 from ablate.tasks.base import Task
 from ablate.tasks.registry import Value
@@ -47,11 +47,11 @@ class _Parts(NamedTuple):
     claims: tuple[Claim, ...]
 
 
-def load_spec(path: Path, profile: str | None = None, overrides: Sequence[str] = ()) -> SweepSpec:
+def load_spec(path: Path, profile: str | None = None, overrides: Sequence[str] = (), function: Any = None) -> SweepSpec:
     """Read a sweep file, lay the profile and then the overrides (KEY=VALUE) over it, and check all of it.
 
     The user's Python files of `imports` are run. Profiles that are not asked for are checked
-    up to what only whole cells can tell.
+    up to what only whole cells can tell. `function` is the one of a `task` that lies in no file.
 
     Raises:
         SpecError: The file, the profile or an override holds mistakes; all that can be told apart are in it.
@@ -66,12 +66,12 @@ def load_spec(path: Path, profile: str | None = None, overrides: Sequence[str] =
     findings = merged.findings
     file = check_shape(merged.tree, findings)
     if file is None:
-        _check_other_profiles(document, merged, profile, None)
+        _check_other_profiles(document, merged, profile, None, path.parent, function)
         findings.raise_all()
         raise SpecError(Problem("the file has a mistake that cannot be told apart", str(path)))
     _load_imports(path, file, findings)
-    _check_other_profiles(document, merged, profile, file.imports)
-    return _check(file, merged, path, profile or "")
+    _check_other_profiles(document, merged, profile, file.imports, path.parent, function)
+    return _check(file, merged, path, profile or "", function)
 
 
 def resolved_yaml(spec: SweepSpec) -> str:
@@ -100,11 +100,16 @@ def _read_text(path: Path) -> str:
 
 
 def _check_other_profiles(
-    document: Document, merged: Merged, chosen: str | None, imports: Sequence[str] | None
+    document: Document,
+    merged: Merged,
+    chosen: str | None,
+    imports: Sequence[str] | None,
+    folder: Path,
+    function: Any,
 ) -> None:
     """Add the mistakes that profiles which are not chosen bring; `imports` are those that are loaded."""
     others = [name for name in merged.profiles or {} if name != chosen]
-    without = _mistakes(document, None, imports) if others else Findings(document.positions)
+    without = _mistakes(document, None, imports, folder, function) if others else Findings(document.positions)
     if len(merged.profiles or {}) > MAX_PROFILES:
         place = document.positions.key(("profiles",))
         return merged.findings.at(place, f"a sweep file has at most {MAX_PROFILES} profiles")
@@ -113,17 +118,19 @@ def _check_other_profiles(
             message = f"a profile's name must be letters, digits and . _ + -, but got {shown(name)}"
             merged.findings.at(document.positions.key(("profiles", name)), message)
         if name in others:
-            brought = _mistakes(document, name, imports).without(without)
+            brought = _mistakes(document, name, imports, folder, function).without(without)
             merged.findings.take(brought.marked(f"with --profile {name}: ", document.positions, ("profiles", name)))
     return None
 
 
-def _mistakes(document: Document, profile: str | None, imports: Sequence[str] | None) -> Findings:
+def _mistakes(
+    document: Document, profile: str | None, imports: Sequence[str] | None, folder: Path, function: Any
+) -> Findings:
     """Return the mistakes of a file with a profile and no overrides, up to what only whole cells can tell."""
     merged = merge(document, profile)
     file = check_shape(merged.tree, merged.findings, is_complete=False)
     if file is not None and file.imports == imports and not merged.findings:
-        _read_parts(file, merged)
+        _read_parts(file, merged, folder, function)
     return merged.findings
 
 
@@ -135,11 +142,11 @@ def _load_imports(path: Path, file: SweepFile, findings: Findings) -> None:
             findings.at_value(("imports", index), str(error))
 
 
-def _read_parts(file: SweepFile, merged: Merged) -> _Parts:
+def _read_parts(file: SweepFile, merged: Merged, folder: Path, function: Any) -> _Parts:
     """Read what can be read part by part; add the mistakes to the findings."""
     findings = merged.findings
     file, tree, components = expand(file, merged.tree, findings)
-    task = _task(file, findings)
+    task = _task(file, findings, folder, function)
     parameters = task.parameters
     fixed = read_fixed(file.fixed, parameters, findings)
     axes = read_axes(file.axes, parameters, findings)
@@ -157,23 +164,77 @@ def _read_parts(file: SweepFile, merged: Merged) -> _Parts:
     return _Parts(file, task, tree, components, fixed, axes, tune, report, claims)
 
 
-def _task(file: SweepFile, findings: Findings) -> Task:
-    """Return the task that the file names; the default one after a mistake."""
+def _own_task(file: SweepFile, entry: OwnTask, findings: Findings, folder: Path, function: Any) -> Task:
+    """Return the task that a file describes; one that stands in for it after a mistake."""
+    content = {
+        name: value for name, value in entry.model_dump(exclude_none=True, warnings=False).items() if value != []
+    }
+    if (entry.function is None) == (entry.command is None):
+        findings.at_value(("task",), "task needs either a function or a command")
+        return catalog.misdescribed(given_values(file), file.report.metric)
+    try:
+        return catalog.own(content, given_values(file), folder, function)
+    except UsageError as error:
+        key = str(error.args[1]) if len(error.args) > 1 else "function" if entry.function else "command"
+        findings.at_value(("task", key), str(error.args[0]))
+        return catalog.misdescribed(given_values(file), file.report.metric)
+
+
+def given_values(file: SweepFile) -> dict[str, list[Any]]:
+    """Return all values that a file gives each parameter; of a range its ends, and a float if it has a step."""
+    found: dict[str, list[Any]] = {}
+
+    def add(name: str, *values: Any) -> None:
+        found.setdefault(name, []).extend(values)
+
+    for settings in (file.fixed, *file.components.values()):
+        for name, value in settings.items():
+            add(name, value)
+    for axis, levels in file.axes.items():
+        if isinstance(levels, dict):
+            for arm in levels.values():
+                for name, value in arm.items():
+                    add(name, value)
+        else:
+            add(axis, *levels)
+    for name, entry in file.tune.items():
+        found.setdefault(name, [])
+        for part in entry if isinstance(entry, list) else [entry]:
+            if isinstance(part, Range):
+                add(name, part.low, part.high, *([] if part.step is None else [part.step]))
+            elif isinstance(part, Choices):
+                add(name, *(part.choices.values() if isinstance(part.choices, dict) else part.choices))
+            else:
+                add(name, part)
+    return found
+
+
+def _task(file: SweepFile, findings: Findings, folder: Path, function: Any) -> Task:
+    """Return the task that the file names or describes; the default one after a mistake."""
+    if isinstance(file.task, OwnTask):
+        return _own_task(file, file.task, findings, folder, function)
     found = catalog.find(file.task)
     if found is None:
         findings.at_value(("task",), f"unknown task '{file.task}'. {choices_text(file.task, catalog.names())}")
     return found or catalog.get(catalog.DEFAULT)
 
 
-def _check(file: SweepFile, merged: Merged, path: Path, profile: str) -> SweepSpec:
+def _budget(file: SweepFile, task: Task) -> Budget:
+    """Return the budget; the pruner that no file asks for does nothing where the length of a trial is not known."""
+    is_asked = "pruner" in file.budget.model_fields_set
+    return file.budget if task.length or is_asked else file.budget.model_copy(update={"pruner": "none"})
+
+
+def _check(file: SweepFile, merged: Merged, path: Path, profile: str, function: Any) -> SweepSpec:
     findings = merged.findings
-    parts = _read_parts(file, merged)
+    parts = _read_parts(file, merged, path.parent, function)
     findings.raise_all()
     file = parts.file
     spec = SweepSpec(
         name=file.name, question=file.question, task=parts.task, fixed=parts.fixed, axes=parts.axes,
         tune={name: tuple(definition for _, definition in entries) for name, entries in parts.tune.items()},
-        budget=file.budget, confirm=file.confirm, report=parts.report, resources=file.resources, seed=file.seed,
+        budget=_budget(file, parts.task), confirm=file.confirm, report=parts.report, resources=file.resources,
+        seed=file.seed,
         imports=tuple(file.imports), claims=parts.claims, path=path, profile=profile, design=file.design or "",
         components=parts.components, tree=parts.tree, written=merged.tree, positions=findings.positions,
     )  # fmt: skip

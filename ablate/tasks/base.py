@@ -29,6 +29,13 @@ class Divergence:
     message: str
 
 
+class TrialError(Exception):
+    """What ended a trial in the user's own code: the text is for people, its last line says what and where.
+
+    Raised `from` the error itself.
+    """
+
+
 @dataclass
 class Progress:
     """What a trial has so far, beside its own state. `curves` hold one number an epoch."""
@@ -38,20 +45,47 @@ class Progress:
     curves: dict[str, list[float]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a task starts.
+
+    `settings` is what `Parameters.resolve` returned; JSON may have made lists of its tuples. All random numbers follow
+    from `seed`. `device` is "auto" or one of the task's `devices`. `data` is the prepared file, None without one.
+    Test data may be touched only where `is_confirm`. `folder` is where the trial may write what else it makes, not
+    there yet; None where nothing is kept.
+    """
+
+    settings: Settings
+    seed: int
+    device: str = "auto"
+    data: Place | None = None
+    is_confirm: bool = False
+    folder: Path | None = None
+
+
 class Training(ABC):
     """One trial under way. An epoch is what lies between two of its reports, whatever a task does in it.
 
-    `num_epochs` says after how many it is complete. The trial is told to go on an epoch at a time, can be saved after
+    `num_epochs` says after how many it is complete; a task whose trials end by themselves overrides `is_complete`. The
+    trial is told to go on an epoch at a time, can be saved after
     each, and is measured at its end. Its numbers follow from its settings, its seed and its data alone.
     """
 
     progress: Progress
-    num_epochs: int
+    num_epochs: int = 0
     num_parameters: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has nothing more to run."""
+        return self.progress.epoch >= self.num_epochs
 
     @abstractmethod
     def run_epoch(self) -> Divergence | None:
-        """Go on by one epoch and add to the curves, the objective among them; say where it diverged, if it did."""
+        """Go on by one epoch and add to the curves, the objective among them; say where it diverged, if it did.
+
+        A trial that ends by itself adds nothing where no epoch was left.
+        """
 
     @abstractmethod
     def measure(self, is_confirmed: bool) -> dict[str, float]:
@@ -59,7 +93,7 @@ class Training(ABC):
 
     @abstractmethod
     def save(self) -> bytes:
-        """Return all that is needed to go on from here."""
+        """Return all that is needed to go on from here; nothing where it cannot be cut off here."""
 
     @abstractmethod
     def load(self, content: bytes) -> None:
@@ -80,6 +114,13 @@ class Training(ABC):
     def tables(self) -> dict[str, list[Any]]:
         """Return what was recorded of each epoch and part, as columns: epoch, position, layer, then numbers."""
         return {}
+
+    def unread(self) -> list[str]:
+        """Return the parameters that a complete trial was given and never looked at, where that can be known."""
+        return []
+
+    def close(self) -> None:  # noqa: B027 - most tasks hold nothing
+        """End whatever still runs; called once, when the trial has ended in whatever way."""
 
 
 @dataclass(frozen=True)
@@ -158,14 +199,8 @@ class Task(ABC):
     small: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
-    def start(self, settings: Settings, seed: int, device: str, data: Place | None) -> Training:
+    def start(self, trial: Trial) -> Training:
         """Return a trial that has not run yet.
-
-        Args:
-            settings: What `Parameters.resolve` returned; JSON may have made lists of its tuples.
-            seed: All random numbers follow from it.
-            device: "auto", or one of `devices`.
-            data: The prepared file, or None.
 
         Raises:
             UsageError: The device is not there.
@@ -188,14 +223,32 @@ class Task(ABC):
         """Return the fingerprint of a trial's configuration with the present versions of its rows and of the task."""
         return self.parameters.fingerprint(settings, self.parameters.stamps(settings), data_digest, self.stamp)
 
+    def reference(self) -> Any:
+        """Return plain values from which `catalog.get` makes this task in another process."""
+        return self.name
+
+    def provenance(self) -> dict[str, str]:
+        """Return what else a record says of what its trial was computed with."""
+        return {}
+
+    def code(self) -> Mapping[str, Path]:
+        """Return the user's files that workers on other machines need, by their place below one folder."""
+        return {}
+
+    def wrong_trial(self, unread: Sequence[str]) -> str:
+        """Return why the first complete trial of a cell must stop its sweep; "" where it need not."""
+        return ""
+
     def num_epochs(self, settings: Mapping[str, Any]) -> int:
-        """Return how many epochs a trial of these settings has."""
+        """Return how many epochs a trial of these settings has; 0 where it is not known before it has ended."""
+        if not self.length:
+            return 0
         core = self.parameters.core[self.length]
         return int(str(settings.get(self.length, core.default)))
 
     def work(self, settings: Mapping[str, Any]) -> float:
         """Return a rough measure of a trial's time: cells with more of it start first."""
-        return float(self.num_epochs(settings))
+        return float(max(1, self.num_epochs(settings)))
 
     def prepare(self, settings: Settings, cache: Path) -> Prepared:
         """Return the data of a configuration; what it makes or fetches stays below `cache`.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from ablate.errors import UsageError, choices_text
 from ablate.tasks.base import Task
@@ -23,6 +26,36 @@ def register_task(task: Task) -> None:
     if task.name in BUILT_IN or _registered.setdefault(task.name, task) is not task:
         raise UsageError(f"task '{task.name}' is registered already")
     task.origin = loading_origin()
+
+
+def own(
+    entry: Mapping[str, Any], values: Mapping[str, Iterable[Any]], folder: Path, function: Callable[..., Any] | None
+) -> Task:
+    """Return the task that is a user's own training, from the entry `task` of a sweep file.
+
+    Raises:
+        UsageError: The entry is wrong; the second argument names its key.
+    """
+    from ablate.tasks.own.command import CommandTask
+    from ablate.tasks.own.function import FunctionTask
+
+    if entry.get("function"):
+        return FunctionTask(entry, values, folder, function)
+    return CommandTask(entry, values, folder)
+
+
+def misdescribed(values: Mapping[str, Iterable[Any]], metric: str) -> Task:
+    """Return what stands in for a task whose entry holds a mistake; `metric` is the table's, "" where none is named."""
+    from ablate.tasks.own.task import MisdescribedTask
+
+    return MisdescribedTask(values, [metric] if metric else [])
+
+
+def from_reference(reference: Any) -> Task:
+    """Return the task that `Task.reference` stands for."""
+    if isinstance(reference, str):
+        return get(reference)
+    return own(reference["entry"], {}, Path(reference["folder"]), reference.get("function"))
 
 
 def names() -> list[str]:

@@ -23,6 +23,16 @@ from ablate.signals import was_interrupted
 
 Value = None | bool | int | float | str | tuple[float, ...]
 
+
+class _Absent:
+    """The default of a parameter that is not there unless it is given."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+ABSENT: Any = _Absent()
+
 FLOAT32 = (1.1754943508222875e-38, 1e32)
 """The smallest number that every device keeps apart from 0; and the largest one, 3.4e38, less the factor 1e6 by which
 Adam's first step can exceed lr."""
@@ -36,7 +46,7 @@ class Parameter:
 
     `low` and `high` are inclusive unless `low_open`; a float must be in float32's range too, in which nets compute.
     `choices` are the allowed strings. `row_kind` says that the value names a row of that kind. `type` is bool, int,
-    float, str, "window": a pair 0 <= start <= end <= 1, or "steps": a pair of whole numbers 0 <= start <= end.
+    float, str, "window": a pair 0 <= start <= end <= 1, "steps": a pair of whole numbers 0 <= start <= end, or "any".
     `refused` are pairs of a string that one might expect among the choices, and why it is none.
     `unwritten` is empty or holds one value: that of every trial before the parameter existed. With this value the
     parameter, and the row that it names, stay out of fingerprints and of cells' keys; what an earlier version wrote
@@ -67,8 +77,8 @@ class Parameter:
         Raises:
             ValueError: The value has the wrong type or lies outside the range; the text states the rule.
         """
-        if value is None and self.optional:
-            return None
+        if self.type == "any" or (value is None and self.optional):
+            return value  # type: ignore[no-any-return]
         if self.type in ("window", "steps"):
             return self._check_window(value)
         if self.type == "str":

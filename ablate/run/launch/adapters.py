@@ -130,18 +130,19 @@ class CellPruning(FIFOScheduler):
 
 
 class Deadline(Stopper):
-    """Stops everything at a value of `time.monotonic()` or after a signal, also while no trial reports."""
+    """Stops everything at a value of `time.monotonic()`, after a signal or an error, also while no trial reports."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, packs: Packs) -> None:
         self.deadline = deadline
+        self.packs = packs
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Stop no single trial."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether the time is over, or a signal came that Ray Tune did not see."""
-        return was_interrupted() or time.monotonic() >= self.deadline
+        """Whether the time is over, or an error or a signal came that Ray Tune did not see."""
+        return was_interrupted() or self.packs.error is not None or time.monotonic() >= self.deadline
 
 
 def _lost(request: Request) -> TrialRecord:

@@ -76,13 +76,13 @@ def private_cluster(num_cpus: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def attached_cluster(address: str, imports: Sequence[Path]) -> Iterator[None]:
-    """Connect to a Ray cluster that runs: "auto" or HOST:PORT. Its workers get this package and the imports.
+def attached_cluster(address: str, imports: Sequence[Path], code: Mapping[str, Path] | None = None) -> Iterator[None]:
+    """Connect to a Ray cluster that runs: "auto" or HOST:PORT. Its workers get this package, imports and a task's code.
 
     Raises:
         UsageError: Nothing answers there, or it does not let us in; one line.
     """
-    with _environment(token_mode(address)), shipped_modules(imports) as modules:
+    with _environment(token_mode(address)), shipped_modules(imports, code or {}) as modules:
         probe(address)
         try:
             try:

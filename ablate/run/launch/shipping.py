@@ -6,16 +6,18 @@ import contextlib
 import importlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ablate
 
 PACKAGE = "ablate_imports"
+CODE = "code"
+"""The folder in it that has the files of a task."""
 
 
 @contextlib.contextmanager
-def shipped_modules(imports: Sequence[Path]) -> Iterator[list[str]]:
+def shipped_modules(imports: Sequence[Path], code: Mapping[str, Path]) -> Iterator[list[str]]:
     """Yield the folders for Ray's `py_modules`; they are copied when Ray is initialised within this context."""
     with tempfile.TemporaryDirectory(prefix="ablate-imports-") as name:
         folder = Path(name) / PACKAGE
@@ -23,6 +25,9 @@ def shipped_modules(imports: Sequence[Path]) -> Iterator[list[str]]:
         (folder / "__init__.py").touch()
         for index, path in enumerate(imports):
             shutil.copyfile(path, folder / shipped_name(index, path))
+        for place, path in code.items():
+            (folder / CODE / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / CODE / place)
         yield [str(Path(ablate.__file__).resolve().parent), str(folder)]
 
 

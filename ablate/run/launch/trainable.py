@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -10,9 +13,10 @@ from ray import tune
 
 from ablate.places import to_place
 from ablate.run.checkpoints import Checkpoints
-from ablate.run.launch.shipping import import_path
+from ablate.run.launch.shipping import CODE, import_path
 from ablate.run.pack import Pack, Request
 from ablate.tasks import catalog
+from ablate.tasks.base import Task
 from ablate.tasks.registry import load_imports
 
 MAILBOX = "ablate-mailbox"
@@ -40,17 +44,28 @@ class Mailbox:
         self.letters.pop(pack, None)
 
 
+def _task(config: dict[str, Any]) -> Task:
+    """Return the task of a pack, with the user's files as Ray brought them here or where they lie."""
+    reference = config["task"]
+    if config["is_shipped"]:
+        reference = {**reference, "folder": str(import_path(CODE))}
+    with contextlib.suppress(OSError):  # Of another machine.
+        os.chdir(config["cwd"])  # A user's training finds its data as it would without Ray.
+    return catalog.from_reference(reference)
+
+
 def run_pack(config: dict[str, Any]) -> None:
     """Run the pack that the driver describes; report a vector an epoch and the records at the end."""
     load_imports([import_path(name) for name in config["imports"]])
     pack = Pack(
-        catalog.get(config["task"]),
+        _task(config),
         [Request(**request) for request in config["requests"]],
         config["device"],
         to_place(config["data"]) if config["data"] else None,
         Checkpoints(to_place(config["checkpoints"])),
         config["provenance"],
         Checkpoints(to_place(config["weights"])) if config["weights"] else None,
+        Path(config["folder"]) if config["folder"] else None,
     )
     mailbox = ray.get_actor(MAILBOX)
     name = tune.get_context().get_trial_id()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,13 +22,14 @@ from ablate.run.launch.ray_private import nothing_propagated
 from ablate.run.launch.shipping import shipped_name
 from ablate.run.schedule import PackAssignment, Schedule
 from ablate.signals import was_interrupted
+from ablate.tasks.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a trial occupies and where it runs. None of this is scientific: it enters no fingerprint.
 
-    `jobs` is the number of packs at a time, None for as many as fit. `task` names what trials do. `data` maps a data
+    `jobs` is the number of packs at a time, None for as many as fit. `task` is what trials do. `data` maps a data
     digest to the prepared file, or to its copy in an object store; None where there is none. `keep_weights` says
     whether the weights of confirm trials stay, below `out`/weights.
     At `deadline`, a value of `time.monotonic()`, the run stops as SIGINT stops it.
@@ -41,7 +43,7 @@ class Resources:
     out: Place
     sweep: str
     data: dict[str, Place | None]
-    task: str
+    task: Task
     imports: list[Path]
     keep_weights: bool = False
     deadline: float = math.inf
@@ -81,7 +83,7 @@ def run_schedule(
 
 def _cluster(resources: Resources) -> AbstractContextManager[None]:
     if resources.address != "local":
-        return attached_cluster(resources.address, resources.imports)
+        return attached_cluster(resources.address, resources.imports, resources.task.code())
     asked = resources.jobs * resources.cpus if resources.jobs else max(num_cpus(), resources.cpus)
     return private_cluster(math.ceil(asked))
 
@@ -99,14 +101,19 @@ def _fit(
     # Beside the driver: a node that is lost must not take it along.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(Mailbox).options(name=MAILBOX, num_cpus=0, scheduling_strategy=here).remote()
-    provenance = {**code_version(), **library_versions()}
+    provenance = {**code_version(), **library_versions(), **resources.task.provenance()}
+    task = resources.task.reference()
     imports = [str(path) for path in resources.imports]
+    is_shipped = resources.address != "local" and bool(resources.task.code())
     if resources.address != "local":
         imports = [shipped_name(index, path) for index, path in enumerate(resources.imports)]
 
     def describe(pack: PackAssignment) -> dict[str, Any]:
         return {
-            "task": resources.task,
+            "task": task,
+            "is_shipped": is_shipped,
+            "folder": str(resources.out / "trials") if isinstance(resources.out, Path) else "",
+            "cwd": os.getcwd(),
             "requests": [dataclasses.asdict(request) for request in pack.requests],
             "data": str(data) if (data := resources.data[pack.requests[0].data_digest]) is not None else "",
             "checkpoints": str(resources.out / "checkpoints"),
@@ -130,7 +137,7 @@ def _fit(
             name="tune",
             storage_path=str((local_view(resources.out) / resources.sweep / "ray").resolve()),
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
-            stop=Deadline(resources.deadline),
+            stop=Deadline(resources.deadline, packs),
             verbose=0,
         ),
     )

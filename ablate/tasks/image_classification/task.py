@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.metrics import Metric
 from ablate.places import Place
 from ablate.storage import fetched
-from ablate.tasks.base import Cost, Prepared, Settings, Task, Training
+from ablate.tasks.base import Cost, Prepared, Settings, Task, Training, Trial
 from ablate.tasks.image_classification.config import (
     ACCURACIES,
     METRICS,
@@ -62,14 +62,14 @@ class ImageClassification(Task):
     published_note = NOTE
     small = MappingProxyType({"depth": 8, "width": 4, "batch_size": 256, "epochs": 2, "lr": 0.01})
 
-    def start(self, settings: Settings, seed: int, device: str, data: Place | None) -> Training:
+    def start(self, trial: Trial) -> Training:
         """Return a trial that has not run yet; the data of the last two files stays in memory."""
         from ablate.tasks.image_classification.training.device import choose_device, prepare_process
         from ablate.tasks.image_classification.training.trainer import Trainer
 
-        chosen = choose_device(device)
+        chosen = choose_device(trial.device)
         prepare_process(chosen)
-        return Trainer(resolve(settings), _dataset(data, chosen), seed, chosen)
+        return Trainer(resolve(trial.settings), _dataset(trial.data, chosen), trial.seed, chosen)
 
     def work(self, settings: Mapping[str, Any]) -> float:
         """Return layers times epochs."""
