@@ -62,7 +62,7 @@ MUTANTS = (
     Mutant("pruned-is-complete", "run/pack.py",
            'self._end(member, "pruned")', 'self._end(member, "complete")', "test_training.py"),
     Mutant("memory-is-an-error", "run/pack.py",
-           'reason = "out_of_memory" if is_out_of_memory(error) else "error"', 'reason = "error"', "test_training.py"),
+           'reason = "out_of_memory" if is_out_of_memory(cause) else "error"', 'reason = "error"', "test_training.py"),
     Mutant("audit-overwrites", "run/schedule.py",
            'if record.is_shared or proposal.phase != "audit":', "if True:", "test_beside_the_table.py"),
     Mutant("unequal-budgets", "run/schedule.py",
