@@ -114,7 +114,7 @@ def test_what_is_left_counts_what_each_cell_has(folder, monkeypatch):
     sweep = Sweep(folder)
     for run in sweep.schedule.cells[2:]:  # those of depth 14
         while (proposal := sweep.schedule._next_proposal(run)) is not None:
-            run.running.add(proposal.key)
+            run.running[proposal.key] = proposal
             index = sweep.schedule.cells.index(run)
             sweep.finish(PackAssignment(index, [_request(run, proposal)], [proposal]))
     time = json.loads(invoke("--json", "--device", "cpu", "--jobs", "1"))["estimate"]["time"]

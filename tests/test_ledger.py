@@ -315,6 +315,7 @@ def test_a_declaration_of_the_first_schema_version_still_reads(tmp_path):
     (tmp_path / "s" / "declaration.json").write_text(json.dumps(content))
     declaration = SweepFolder(tmp_path, "s").read_declaration()
     assert (declaration.runner_up, declaration.audit, declaration.cells[0].space) == (False, 0, {})
+    assert declaration.data_line == "9 training, 3 validation and 3 test images"
 
 
 @pytest.mark.parametrize("is_large", [False, True])

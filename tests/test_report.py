@@ -205,6 +205,7 @@ def test_an_unknown_sweep_is_a_usage_error(tmp_path):
         build_report(tmp_path, "nothing", tmp_path / "report")
 
 
+@pytest.mark.figures
 def test_the_same_trials_give_the_same_bytes(troubled, tmp_path):
     again = build_report(troubled.folder.parent / "runs", SWEEP, tmp_path)
     for first, second in zip(troubled.files, again.files, strict=True):

@@ -13,6 +13,14 @@ from ablate.signals import graceful_signals, interrupts_deferred, was_interrupte
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
+@pytest.fixture(autouse=True)
+def _as_without_nohup():
+    """Let SIGHUP do what it does in a terminal, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("sent", SIGNALS)
 def test_a_deferred_signal_interrupts_at_the_end_of_the_block_and_not_in_its_midst(sent):
     handlers = [signal.getsignal(number) for number in SIGNALS]
@@ -90,7 +98,6 @@ def test_after_a_closed_terminal_what_is_printed_vanishes_and_what_goes_to_a_fil
         "wakes, woken = os.pipe()\n"  # To wait for a signal that may have come already.
         "os.set_blocking(woken, False)\n"
         "signal.set_wakeup_fd(woken)\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # The tests may run under nohup.
         f"from ablate.signals import {context}\n"
         "try:\n"
         f"    with {context}():\n"

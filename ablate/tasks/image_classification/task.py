@@ -121,11 +121,11 @@ class ImageClassification(Task):
 
     def data_line(self, facts: Mapping[str, Any]) -> str:
         """For example "digits 1×8×8, 1,200 training, 237 validation and 360 test images"."""
-        shape = "×".join(map(str, facts["image_shape"]))
-        return (
-            f"{facts['dataset']} {shape}, {facts['num_train']} training, {facts['num_val']} validation and "
-            f"{facts['num_test']} test images"
-        )
+        # The first declarations had neither name nor shape.
+        parts = (str(facts.get("dataset", "")), "×".join(map(str, facts.get("image_shape", ()))))
+        name = f"{' '.join(part for part in parts if part)}, " if any(parts) else ""
+        numbers = f"{facts['num_train']} training, {facts['num_val']} validation and {facts['num_test']} test images"
+        return name + numbers
 
     def notices(self, facts: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what the images are too few to tell, or cannot tell."""
