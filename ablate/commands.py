@@ -360,6 +360,7 @@ def ui(sweep: str | None, out: Place, port: int) -> None:
 @click.option("--cell", "cell_name", required=True, metavar="LEVELS", help='For example "width=16, arm=plain".')
 @click.option("--with", "tuned", multiple=True, metavar="PARAMETER=VALUE", help="A tuned parameter's value.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The trial's seed.")
+@click.option("--test", "with_test", is_flag=True, help="Measure it on test data too.")
 @device_option
 def train(
     file: Path,
@@ -369,12 +370,13 @@ def train(
     cell_name: str,
     tuned: tuple[str, ...],
     seed: int,
+    with_test: bool,
     device: str,
 ) -> None:
     """Train one trial of a cell in this process, without Ray; nothing is recorded."""
     from ablate.run.single import train_one
 
-    record = train_one(file, profile, overrides, out, cell_name, tuned, seed, device, click.echo)
+    record = train_one(file, profile, overrides, out, cell_name, tuned, seed, device, _say, with_test=with_test)
     if record.state == "failed":
         raise AblateError(record.message.rstrip())
     finite = {name: value if math.isfinite(value) else None for name, value in record.metrics.items()}

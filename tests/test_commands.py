@@ -190,14 +190,14 @@ def test_train_says_where_a_trial_diverged(folder):
     options = ("--set", "fixed.max_loss=0.1", "--with", "lr=0.05")
     done = invoke("train", "tiny.yaml", "--cell", "arm=plain", *options)
     assert done.exit_code == 0, done.output
-    line, last = done.stdout.splitlines()
+    _, line, last = done.stdout.splitlines()
     assert line.startswith("diverged in epoch 1, step 0, layer loss: training loss ")
     assert json.loads(last)["state"] == "diverged"
 
 
 def test_the_last_line_of_train_is_json_where_a_number_is_not_finite(folder, monkeypatch):
     record = SimpleNamespace(state="complete", metrics={"val_loss": float("inf"), "val_accuracy": 0.5})
-    monkeypatch.setattr("ablate.run.single.train_one", lambda *_: record)
+    monkeypatch.setattr("ablate.run.single.train_one", lambda *_, **__: record)
     done = invoke("train", "tiny.yaml", "--cell", "arm=plain")
     assert done.stdout == '{"state": "complete", "val_loss": null, "val_accuracy": 0.5}\n'
 
@@ -238,13 +238,25 @@ def test_train_notes_a_value_that_no_trial_of_the_sweep_has(folder, lr, notes):
 
 
 def test_train_runs_one_trial_without_ray(folder):
-    done = invoke("train", "tiny.yaml", "--cell", "arm=residual", "--with", "lr=0.05", "--set", "fixed.epochs=2")
+    done = invoke(
+        "train", "tiny.yaml", "--cell", "arm=residual", "--with", "lr=0.05", "--set", "fixed.epochs=2", "--test"
+    )
     assert done.exit_code == 0, done.output
-    *epochs, last = done.stdout.splitlines()
+    configuration, *epochs, last = done.stdout.splitlines()
+    assert configuration.startswith("configuration: ")
+    assert ", lr=0.05, " in configuration
     assert epochs[1].startswith("epoch 2/2: validation accuracy 0.")
     assert json.loads(last)["state"] == "complete"
     assert {name for name in json.loads(last) if name.endswith(("accuracy", "statistics"))} == {*ACCURACIES}
     assert not (folder / "runs" / "ledger").exists()
+
+
+def test_train_looks_at_test_data_only_if_it_is_asked_to(folder):
+    done = invoke("train", "tiny.yaml", "--cell", "arm=plain")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "val_accuracy" in found
+    assert not [name for name in found if name.startswith("test")]
 
 
 @pytest.mark.parametrize(

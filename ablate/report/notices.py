@@ -12,7 +12,7 @@ from ablate.report.combine import Combined, unlike
 from ablate.report.entries import Entry, finished, tune_counts
 from ablate.report.layout import Grid, Levels
 from ablate.report.text import entry_text, floor_text, listed, shared_n
-from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, tie_notices
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, tie_notices, twin_notices
 
 UNDEFINED = "cannot be tested"
 
@@ -40,7 +40,8 @@ def floor_notices(declaration: Declaration, grid: Grid) -> list[str]:
 def notices(declaration: Declaration, grid: Grid, cells: list[CellTrials], commands: Commands) -> list[str]:
     """Return all notices, the most important first."""
     found = [*floor_notices(declaration, grid), *unlike(declaration), *_unfinished(declaration, grid, commands)]
-    found += [*_failed(declaration, cells), *_diverged(declaration, cells), *_too_little_data(declaration, cells)]
+    found += [*_failed(declaration, cells), *_diverged(declaration, cells), *_changed_code(cells)]
+    found += _too_little_data(declaration, cells)
     return found + _unequal_tuning(declaration, grid)
 
 
@@ -174,9 +175,18 @@ def _unequal_tuning(declaration: Declaration, grid: Grid) -> list[str]:
     return found
 
 
+def _changed_code(cells: list[CellTrials]) -> list[str]:
+    """Say that files of the user's training changed while its version stayed: numbers of both stand side by side."""
+    counts = Counter(record.provenance.get("code", "") for record in finished(cells))
+    if len(counts) < 2:
+        return []
+    parts = listed([f"{count} trials of {code or 'an unknown state'}" for code, count in counts.most_common()])
+    return [f"The training's files changed under one version: {parts}."]
+
+
 def _too_little_data(declaration: Declaration, cells: list[CellTrials]) -> list[str]:
     parts = declaration.parts if isinstance(declaration, Combined) else [declaration]
-    found = [*dict.fromkeys(text for part in parts for text in part.notices), *tie_notices(cells)]
+    found = [*dict.fromkeys(text for part in parts for text in part.notices), *tie_notices(cells), *twin_notices(cells)]
     return [redact(f"{text[0].upper()}{text[1:]}.") for text in found]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Container
 from typing import Any
 
 from ablate.metrics import Metric
-from ablate.store.declaration import EXTRA_PHASES, CellTrials, Declaration, Proposal
+from ablate.store.declaration import EXTRA_PHASES, CellTrials, Declaration, Proposal, twin_notices
 from ablate.store.record import STATES, TrialRecord
 
 
@@ -19,7 +19,8 @@ def status(
     Numbers in percent are fractions; a diverged confirm seed counts as the metric's floor. `best_config` has the tuned
     parameters of the best tune trial so far. `trial_keys` are the finished trials, sorted, without failed ones.
     `beside_the_table` counts the trials of the runner-up and of the audit, which are in no other count; it is there
-    only where some were proposed; `origins`, the trials by device and version of torch, only where there are several.
+    only where some were proposed; `notices` name cells that gave the same numbers; `origins`,
+    the trials by device and version of torch, only where there are several.
     `running` are the trials that are under way, as (cell, key); every other one without
     a record is waiting, whether it was proposed or not.
     """
@@ -60,6 +61,7 @@ def status(
             for entry in entries(declaration, cells)
         ],
         "trial_keys": sorted({record.key for record in finished(cells) if record.state != "failed"}),
+        **({"notices": twins} if (twins := twin_notices(cells)) else {}),
         **({"beside_the_table": beside} if beside else {}),
         **({"origins": origins} if len(origins) > 1 else {}),
     }
@@ -120,7 +122,7 @@ def status_lines(content: dict[str, Any]) -> list[str]:
         if found["n"]:
             text += f" (n={found['n']}" + (f", {found['diverged']} diverged)" if found["diverged"] else ")")
         lines.append(f"  {name.ljust(width)}  {text}")
-    return lines
+    return [*lines, *(f"  note: {notice}" for notice in content.get("notices", ()))]
 
 
 def _counts_text(counts: dict[str, int]) -> str:

@@ -89,7 +89,19 @@ class Plan:
 
     def warnings(self) -> list[str]:
         """Return what the author should know before the first trial: too little data, cells not treated alike."""
-        return [*self.declaration.notices, *self._uneven_epochs(), *self._uneven_dimensions()]
+        return [*self.declaration.notices, *self._alike(), *self._uneven_epochs(), *self._uneven_dimensions()]
+
+    def _alike(self) -> list[str]:
+        """Name the cells whose trials do the same: what differs between them has no effect."""
+        groups: dict[str, list[str]] = {}
+        for cell in self.cells:
+            asked = [self.spec.task.canonical(cell.settings), cell.space.describe()]
+            groups.setdefault(json.dumps(asked, sort_keys=True), []).append(cell.name)
+        return [
+            f"the cells {' and '.join(names)} do the same: their settings differ in nothing that has an effect"
+            for names in groups.values()
+            if len(names) > 1
+        ]
 
     def _uneven_epochs(self) -> list[str]:
         columns = self.spec.report.columns

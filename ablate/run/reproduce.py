@@ -17,9 +17,12 @@ from ablate.places import Place, local_view
 from ablate.provenance import code_version, library_versions
 from ablate.run.checkpoints import Checkpoints
 from ablate.run.pack import Pack, Request
+from ablate.store.declaration import SweepFolder, sweeps
 from ablate.store.ledger import NUMBERS, Ledger, layers_table, same_layers
 from ablate.store.record import TrialRecord
+from ablate.sweepfile.spec import load_spec
 from ablate.tasks import catalog
+from ablate.tasks.base import Task
 from ablate.tasks.parameters import trial_key
 from ablate.tasks.registry import load_imports
 
@@ -144,7 +147,8 @@ def reproduce(
         )
     load_imports(imports)
     try:
-        task = catalog.get(record.task.partition("@")[0])
+        name = record.task.partition("@")[0]
+        task = _described(out, record) if name in catalog.DESCRIBED else catalog.get(name)
         settings = task.parameters.resolve(record.settings)
     except UsageError as error:
         raise UsageError(
@@ -167,7 +171,8 @@ def reproduce(
     num_epochs, objective = task.num_epochs(settings), task.metric(task.objective)
 
     def report(epoch: int, values: list[float | None]) -> set[int]:
-        echo(f"epoch {epoch}/{num_epochs}: {objective.label.lower()} {values[0] or 0:.4f}")
+        of = f"/{num_epochs}" if num_epochs else ""
+        echo(f"epoch {epoch}{of}: {objective.label.lower()} {values[0] or 0:.4f}")
         return {0} if record.state == "pruned" and epoch >= record.num_epochs else set()
 
     kept = Checkpoints(weights) if weights else None
@@ -180,6 +185,28 @@ def reproduce(
                 if None not in (metric.low, metric.high) or metric.name in (task.objective, task.shown)}  # fmt: skip
     layers = _same_layers(ledger.read_layers(record), repeated)
     return Reproduction(record, repeated, differing, tolerance, layers, compared)
+
+
+def _described(out: Place, record: TrialRecord) -> Task:
+    """Return the user's own training that a trial ran, from the sweep files of the output folder.
+
+    Raises:
+        UsageError: None of them describes it as it was then.
+    """
+    seen = []
+    for sweep in sweeps(out):
+        try:
+            declaration = SweepFolder(out, sweep).read_declaration()
+            if declaration.task != record.task.partition("@")[0]:
+                continue
+            task = load_spec(Path(declaration.path), declaration.profile or None, declaration.overrides).task
+        except UsageError as error:
+            seen.append(f"the sweep {sweep}: {error}")
+            continue
+        if task.stamp == record.task:
+            return task
+        seen.append(f"the code of the sweep {sweep} has changed since: {record.task} is now {task.stamp}")
+    raise UsageError("; ".join(seen) or "no sweep of this folder has its code")
 
 
 def _same_layers(recorded: pa.Table | None, repeated: TrialRecord) -> bool | None:

@@ -28,10 +28,13 @@ def train_one(
     seed: int,
     device: str,
     echo: Callable[[str], None],
+    *,
+    with_test: bool = False,
 ) -> TrialRecord:
-    """Train the cell named like "width=16, arm=plain" as a confirm trial; echo a line an epoch.
+    """Train the cell named like "width=16, arm=plain"; echo the configuration and a line an epoch.
 
-    `tuned` are texts PARAMETER=VALUE; tuned parameters that are left out keep their defaults.
+    `tuned` are texts PARAMETER=VALUE; tuned parameters that are left out keep their defaults. Only `with_test` is test
+    data looked at.
 
     Raises:
         UsageError: The file, the cell or a value is wrong.
@@ -54,20 +57,22 @@ def train_one(
         raise UsageError(f"{given}{error}{choices}") from None
     for note in _notes(values, settings, cell):
         echo(note)
+    echo(f"configuration: {', '.join(f'{name}={label(value)}' for name, value in settings.items())}")
     fingerprint = cell.task.fingerprint(settings, data.digest)
     num_epochs, objective = cell.task.num_epochs(settings), cell.task.metric(cell.task.objective)
     request = Request(
         key=trial_key(fingerprint, seed),
         fingerprint=fingerprint,
         seed=seed,
-        phase="confirm",
+        phase="confirm" if with_test else "tune",
         settings=dict(settings),
         data_digest=data.digest,
     )
 
     def report(epoch: int, values: list[float | None]) -> set[int]:
         if pack.members[0].record is None:  # One that diverged has no number.
-            echo(f"epoch {epoch}/{num_epochs}: {objective.label.lower()} {values[0]:.4f}")
+            of = f"/{num_epochs}" if num_epochs else ""
+            echo(f"epoch {epoch}{of}: {objective.label.lower()} {values[0]:.4f}")
         return set()
 
     pack = Pack(cell.task, [request], device, data.path)

@@ -490,6 +490,26 @@ def tie_notices(cells: list[CellTrials]) -> list[str]:
     ]
 
 
+def twin_notices(cells: list[CellTrials]) -> list[str]:
+    """Return a sentence for each group of cells whose trials of equal seed and values have the same numbers."""
+    groups: dict[str, list[str]] = {}
+    for trials in cells:
+        for proposal, record in [*trials.confirm[:1], *trials.tune]:
+            if record is None or record.state != "complete":
+                continue
+            tuned = {name: record.settings.get(name) for name in trials.cell.tuned}
+            numbers = [proposal.phase, record.seed, tuned, record.metrics, record.weights_digest]
+            name = trials.cell.name or "the cell"
+            named = groups.setdefault(json.dumps(numbers, sort_keys=True), [])
+            if name not in named:
+                named.append(name)
+    found = dict.fromkeys(" and ".join(names) for names in groups.values() if len(names) > 1)
+    return [
+        f"the cells {names} gave the same numbers with the same seed and values: what differs may do nothing"
+        for names in found
+    ]
+
+
 def sweeps(out: Place) -> list[str]:
     """Return the ids of all sweeps in an output folder in order of their names, the one declared last at the end."""
     found = (file.parent.name for file in listed(out, "*/declaration.json"))

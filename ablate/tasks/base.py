@@ -250,6 +250,10 @@ class Task(ABC):
         """Return a rough measure of a trial's time: cells with more of it start first."""
         return float(max(1, self.num_epochs(settings)))
 
+    def canonical(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings that are equal for two cells only if their trials do the same; what is tuned is left out."""
+        return dict(settings)
+
     def prepare(self, settings: Settings, cache: Path) -> Prepared:
         """Return the data of a configuration; what it makes or fetches stays below `cache`.
 

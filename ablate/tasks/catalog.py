@@ -14,6 +14,8 @@ from ablate.tasks.registry import loading_origin
 DEFAULT = "image_classification"
 """The task of a sweep file that names none, and of everything that was written before there were others."""
 BUILT_IN = {DEFAULT: "ablate.tasks.image_classification.task:TASK"}
+DESCRIBED = ("function", "command")
+"""Tasks that the entry `task` of a sweep file describes."""
 _registered: dict[str, Task] = {}
 
 
@@ -23,7 +25,7 @@ def register_task(task: Task) -> None:
     Raises:
         UsageError: The name is taken.
     """
-    if task.name in BUILT_IN or _registered.setdefault(task.name, task) is not task:
+    if task.name in (*BUILT_IN, *DESCRIBED) or _registered.setdefault(task.name, task) is not task:
         raise UsageError(f"task '{task.name}' is registered already")
     task.origin = loading_origin()
 

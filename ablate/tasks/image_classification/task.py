@@ -75,6 +75,12 @@ class ImageClassification(Task):
         """Return layers times epochs."""
         return float(settings.get("depth") or 20) * float(settings.get("epochs") or 20)
 
+    def canonical(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return adam for adamw where no weight decays: they differ in nothing else."""
+        is_plain = settings.get("regularizer", "l2") != "l2" or settings.get("weight_decay") == 0
+        other = {"optimizer": "adam"} if settings.get("optimizer") == "adamw" and is_plain else {}
+        return {**settings, **other}
+
     def prepare(self, settings: Settings, cache: Path) -> Prepared:
         """Return the prepared file of a configuration's data."""
         from ablate.tasks.image_classification.data.prepare import prepare
