@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ablate.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from ablate.api import Result as Result
     from ablate.api import between as between
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from ablate.api import run_file as run_file
     from ablate.api import sweep as sweep
 
-__version__ = "0.2.0.dev0"
 __all__ = ["Result", "__version__", "between", "load", "log", "run_file", "sweep"]
 
 _NAMES = {name: name for name in __all__ if name != "__version__"} | {"log": "log_between"}

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import ablate
 from ablate.command_lines import DEFAULT_OUT, Commands
 from ablate.errors import AblateError, SweepStoppedError, UsageError, is_out_of_memory, printable
 from ablate.places import ObjectPath, Place, local_view, to_place
 from ablate.signals import graceful_signals, interrupts_noted, outputs_outlast_readers
+from ablate.version import __version__
 
 if TYPE_CHECKING:
     from ablate.report.build import Report
@@ -128,7 +128,7 @@ def file_options(function: Any) -> Any:
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(ablate.__version__)
+@click.version_option(__version__)
 def main() -> None:
     """Fair ablations of deep networks.
 

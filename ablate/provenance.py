@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-import ablate
+from ablate.version import __version__
 
 LIBRARIES = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "numpy")
 
@@ -20,8 +20,8 @@ def code_version() -> dict[str, str]:
 
     Outside a git checkout of the project the commit is "unknown".
     """
-    root = Path(ablate.__file__).resolve().parent.parent
-    version = {"ablate": ablate.__version__, "git_sha": "unknown", "git_dirty": "unknown"}
+    root = Path(__file__).resolve().parent.parent
+    version = {"ablate": __version__, "git_sha": "unknown", "git_dirty": "unknown"}
     if not (root / ".git").exists():
         return version
     sha = _git(root, "rev-parse", "HEAD")

@@ -174,7 +174,7 @@ def test_what_changed_under_one_version_is_said(folder):
     scheduled(folder)
     scheduled(folder, "confirm.seeds=3", code=CODE + "# changed\n")
     made = build_report(folder / "runs", "own", folder / "report")
-    assert any("files changed under one version: 24 trials of" in notice for notice in made.notices)
+    assert any("files changed under one version: 30 trials of" in notice for notice in made.notices)
 
 
 class TestResult:

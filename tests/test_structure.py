@@ -19,6 +19,7 @@ LAYERS = [
     "registry",
     "testing",
     "commands",
+    "api",
     "report",
     "run",
     "search",
@@ -30,7 +31,8 @@ LAYERS = [
     "tasks",
     "base",
 ]
-"""The parts of the package, from the top down; none imports one above it. The first two are for users' own code."""
+"""The parts of the package, from the top down; none imports one above it. `registry` and `testing` are
+for users' own code, `api` is the package's face."""
 APART = [
     ("report", "run"),
     ("report", "search"),
@@ -50,6 +52,8 @@ ONLY_IN = {
 def part(module: str) -> str:
     """Return the part that a module belongs to; those that lie beside the parts are the base."""
     names = module.split(".")[1:]
+    if names == ["__init__"]:
+        return "api"
     return next((layer for n in (2, 1) if (layer := ".".join(names[:n])) in LAYERS), "base")
 
 

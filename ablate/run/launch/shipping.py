@@ -9,8 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import ablate
-
 PACKAGE = "ablate_imports"
 CODE = "code"
 """The folder in it that has the files of a task."""
@@ -28,7 +26,7 @@ def shipped_modules(imports: Sequence[Path], code: Mapping[str, Path]) -> Iterat
         for place, path in code.items():
             (folder / CODE / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / CODE / place)
-        yield [str(Path(ablate.__file__).resolve().parent), str(folder)]
+        yield [str(Path(__file__).resolve().parents[2]), str(folder)]
 
 
 def shipped_name(index: int, path: Path) -> str:
