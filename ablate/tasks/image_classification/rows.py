@@ -258,6 +258,8 @@ _ROWS = (
     _row(kind="init", name="dirac", target="methods.inits:dirac",
         summary="kernels that pass their channels through; he in the fully connected layer",
         source="Zagoruyko, Komodakis 2017, arXiv:1706.00388"),
+    _row(kind="init", name="own", target="methods.inits:own",
+        summary="what the model's own code does; the default of models of your own"),
     # Regularizers.
     _row(kind="regularizer", name="none", target="methods.regularizers:NoRegularizer",
         summary="no regularizer"),

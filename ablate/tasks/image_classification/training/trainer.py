@@ -23,6 +23,7 @@ from ablate.tasks.image_classification.config import STATISTICS, TrialConfig
 from ablate.tasks.image_classification.data.dataset import Batch, Dataset, Images
 from ablate.tasks.image_classification.data.tensors import read_tensors
 from ablate.tasks.image_classification.methods.diagnostics import MEASURES, Probe
+from ablate.tasks.image_classification.methods.inits import own
 from ablate.tasks.image_classification.methods.modulation_base import Modulation, RuledModulation
 from ablate.tasks.image_classification.methods.regularizers import Moment
 from ablate.tasks.image_classification.models.kernels import match_gains
@@ -100,6 +101,8 @@ class Trainer(Training):
         net: nn.Module = config.row("model").load()(config, self.dataset.image_shape[0], self.dataset.num_classes)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "init"))
         init = config.row("init").load()
+        if init is own:
+            return net
         for weight in regularized_weights(net):
             init(weight, generator)
         match_gains(net)
