@@ -1,16 +1,28 @@
 """A user's own nets and data: their initialisation, their random numbers, the shapes of their data."""
 
+import dataclasses
+import random
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from ablate.commands import main
 from ablate.errors import UsageError
+from ablate.provenance import library_versions
+from ablate.run.pack import Pack, Request
 from ablate.run.plan import make_plan
+from ablate.store.ledger import Ledger
 from ablate.sweepfile.spec import SpecError, load_spec
 from ablate.tasks import registry
 from ablate.tasks.image_classification.config import KINDS, resolve
+from ablate.tasks.image_classification.task import TASK
+from ablate.tasks.image_classification.training.randomness import seeded
 from ablate.tasks.image_classification.training.trainer import Trainer
+from ablate.tasks.parameters import trial_key
 
 CPU = torch.device("cpu")
 CODE = """
@@ -155,3 +167,139 @@ def test_a_condition_may_ask_for_the_default_that_a_model_brings(tmp_path):
 def test_defaults_that_cannot_be_are_refused(own, defaults, message):
     with pytest.raises(UsageError, match=message):
         own(f"register(Row(kind='model', name='wrong', target=Zero, summary='', defaults={defaults}))\n")
+
+
+# Random numbers.
+
+DROPS = """
+class Drops(nn.Module):
+    def __init__(self, config, in_channels, num_classes):
+        super().__init__()
+        self.levels = nn.Embedding(256, 4)
+        self.scale = nn.Parameter(torch.randn(4))
+        self.head = nn.Linear(4, num_classes)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images, modulate=None):
+        levels = (images.clamp(-2, 2) * 60 + 128).long()
+        x = self.norm(self.levels(levels).mean(1).permute(0, 3, 1, 2))
+        x = nn.functional.dropout(x.mean((2, 3)), 0.3)  # In evaluation too: a common mistake.
+        return self.head(x * self.scale)
+
+register(Row(kind="model", name="drops", target=Drops, summary="an embedding and dropout"))
+"""
+
+
+def numbers(trainer: Trainer, until: int = 2) -> list[object]:
+    """Train up to an epoch, and return all that must repeat."""
+    while trainer.progress.epoch < until:
+        assert trainer.run_epoch() is None
+    metrics = trainer.measure(is_confirmed=True)
+    # Only counted, never used: it grows with every evaluation that uses the statistics of each batch.
+    kept = {name: value for name, value in trainer.evaluated_net().items() if "num_batches_tracked" not in name}
+    return [{name: value.tolist() for name, value in kept.items()}, trainer.progress.curves, metrics]
+
+
+@pytest.mark.parametrize("diagnostics", ["none", "epoch"])
+def test_all_that_a_net_draws_follows_from_the_trials_seed_and_from_nothing_else(own, tiny_dataset, diagnostics):
+    own(DROPS)
+    config = resolve({**SMALL, "model": "drops", "diagnostics": diagnostics})
+    torch.manual_seed(1)
+    first = numbers(Trainer(config, tiny_dataset, 7, CPU))
+    torch.manual_seed(2)
+    random.random()
+    again = Trainer(config, tiny_dataset, 7, CPU)
+    assert repr(numbers(again)) == repr(first)
+    assert repr(numbers(again)) == repr(first)  # Measured once more.
+    assert numbers(Trainer(config, tiny_dataset, 8, CPU))[0] != first[0]
+
+
+def test_a_trial_that_goes_on_draws_the_same_numbers_and_every_epoch_draws_others(own, tiny_dataset):
+    own(DROPS)
+    config = resolve({**SMALL, "model": "drops"})
+    whole = numbers(Trainer(config, tiny_dataset, 7, CPU))
+    begun = Trainer(config, tiny_dataset, 7, CPU)
+    numbers(begun, until=1)
+    resumed = Trainer(config, tiny_dataset, 7, CPU)
+    resumed.load(begun.save())
+    assert repr(numbers(resumed)) == repr(whole)
+    with begun.drawing():
+        second = torch.rand(3)
+    begun.progress.epoch = 0
+    with begun.drawing():
+        assert not torch.equal(torch.rand(3), second)
+
+
+def test_evaluation_changes_no_number_of_training(own, tiny_dataset):
+    own(DROPS)
+    config = resolve({**SMALL, "model": "drops"})
+    plain, looked_at = (Trainer(config, tiny_dataset, 7, CPU) for _ in range(2))
+    for _ in range(2):
+        looked_at.evaluate(tiny_dataset.test)
+        looked_at.evaluate(tiny_dataset.val, "estimated")
+        assert plain.run_epoch() is looked_at.run_epoch() is None
+    assert plain.digest() == looked_at.digest()
+
+
+def test_a_trial_leaves_the_generators_of_its_caller_as_they_were(own, tiny_dataset):
+    own(DROPS)
+    random.seed(3)
+    np.random.seed(3)
+    torch.manual_seed(3)
+    expected = random.random(), np.random.random(), torch.rand(1)
+    random.seed(3)
+    np.random.seed(3)
+    torch.manual_seed(3)
+    numbers(Trainer(resolve({**SMALL, "model": "drops"}), tiny_dataset, 7, CPU))
+    assert (random.random(), np.random.random(), torch.rand(1)) == expected
+
+
+def test_the_generator_of_a_device_is_seeded_and_restored_with_the_others(monkeypatch):
+    class Module:
+        calls: ClassVar[list[tuple]] = []
+
+        def get_rng_state(self, device):
+            return "before"
+
+        def manual_seed(self, seed):
+            self.calls.append(("seed", seed))
+
+        def set_rng_state(self, state, device):
+            self.calls.append((state, device.type))
+
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Module())
+    with pytest.raises(KeyError), seeded(2**52 + 5, torch.device("cuda")):
+        raise KeyError
+    assert Module.calls == [("seed", 2**52 + 5), ("before", "cuda")]
+
+
+def test_a_trial_that_diverges_is_gone_through_again_with_the_same_numbers(own, tiny_dataset):
+    own(
+        "class Noted(Zero):\n"
+        "    drawn = []\n"
+        "    def forward(self, images, modulate=None):\n"
+        "        self.drawn.append(torch.rand(1).item())\n"
+        "        return super().forward(images)\n"
+        "register(Row(kind='model', name='noted', target=Noted, summary='notes what it draws'))\n"
+    )
+    trainer = Trainer(resolve({**SMALL, "model": "noted", "lr": 1e30}), tiny_dataset, 7, CPU)
+    assert trainer.run_epoch().layer != "unknown"
+    drawn, num = trainer.net.drawn, trainer.steps_per_epoch
+    assert len(drawn) > num
+    assert drawn[num:] == drawn[: len(drawn) - num]
+
+
+def test_reproduce_repeats_a_trial_of_ones_own_net_bit_for_bit(own, tmp_path):
+    file = own(DROPS)
+    out = tmp_path / "runs"
+    settings = resolve({**SMALL, "model": "drops", "batch_size": 256}).settings()
+    data = TASK.prepare(settings, out / "data")
+    fingerprint = TASK.fingerprint(settings, data.digest)
+    request = Request(key=trial_key(fingerprint, 7), fingerprint=fingerprint, seed=7, phase="confirm",
+                      settings=settings, data_digest=data.digest)  # fmt: skip
+    (record,) = Pack(TASK, [request], "cpu", data.path, provenance=library_versions()).run()
+    Ledger(out).write(dataclasses.replace(record, rows=TASK.parameters.stamps(settings)))
+    torch.rand(5)  # As another process would have drawn other numbers.
+    done = CliRunner().invoke(main, ["reproduce", record.key, "--out", str(out), "--import", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "the numbers agree bit for bit" in done.output

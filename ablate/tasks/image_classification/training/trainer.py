@@ -9,6 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ from ablate.tasks.image_classification.models.norms import batch_statistics
 from ablate.tasks.image_classification.training.divergence import first_offence
 from ablate.tasks.image_classification.training.hooks import Hook, ModulationHook, RegularizerHook, StatisticsHook
 from ablate.tasks.image_classification.training.lr_schedules import lr_at
+from ablate.tasks.image_classification.training.randomness import seeded
 from ablate.tasks.image_classification.training.statistics import (
     Statistics,
     StatisticsSchedule,
@@ -59,9 +61,9 @@ class ImageProgress(Progress):
 class Trainer(Training):
     """One net, its optimizer and its random streams.
 
-    All random numbers derive from `seed`: the initial weights, and for every epoch anew the order of the images and
-    the augmentation. So nothing random has to be saved, and the same seed gives the same numbers wherever an epoch
-    is run again.
+    All random numbers derive from `seed`: the initial weights, and for every epoch anew the order of the images,
+    the augmentation and what a net draws itself, such as dropout. So nothing random has to be saved, and the same seed
+    gives the same numbers wherever an epoch is run again.
     """
 
     def __init__(self, config: TrialConfig, dataset: Dataset, seed: int, device: torch.device) -> None:
@@ -96,9 +98,14 @@ class Trainer(Training):
         self.optimizer = self._build_optimizer(weights)
         self.num_parameters = sum(parameter.numel() for parameter in self.net.parameters())
 
+    def drawing(self, what: str = "steps") -> AbstractContextManager[None]:
+        """Seed what is drawn from global generators: for the steps of an epoch, or another part of it, each anew."""
+        return seeded(derive_seed(self.seed, what, self.progress.epoch), self.device)
+
     def _build_net(self) -> nn.Module:
         config = self.config
-        net: nn.Module = config.row("model").load()(config, self.dataset.image_shape[0], self.dataset.num_classes)
+        with self.drawing("build"):
+            net: nn.Module = config.row("model").load()(config, self.dataset.image_shape[0], self.dataset.num_classes)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "init"))
         init = config.row("init").load()
         if init is own:
@@ -171,14 +178,15 @@ class Trainer(Training):
         correct = torch.zeros((), device=self.device)
         self.net.train()
         bad, depth_curves = None, {}
-        for index, (images, labels) in enumerate(self.batches()):
-            loss, logits = self.step(images, labels, index)
-            losses[index] = loss
-            correct += (logits.argmax(1) == labels).sum()
-            if index % CHECK_EVERY == CHECK_EVERY - 1 or index == self.steps_per_epoch - 1:
-                bad = self._first_bad_step(losses[: index + 1])
-                if bad is not None:
-                    break
+        with self.drawing():
+            for index, (images, labels) in enumerate(self.batches()):
+                loss, logits = self.step(images, labels, index)
+                losses[index] = loss
+                correct += (logits.argmax(1) == labels).sum()
+                if index % CHECK_EVERY == CHECK_EVERY - 1 or index == self.steps_per_epoch - 1:
+                    bad = self._first_bad_step(losses[: index + 1])
+                    if bad is not None:
+                        break
         if bad is not None:
             divergence = self._locate(saved, bad)
             self.progress.duration_s += time.perf_counter() - started
@@ -205,7 +213,8 @@ class Trainer(Training):
         acts = self.modulation is not None and self.modulation.acts(step, self.num_steps)
         modulation = self.modulation if acts else None
         lr = self.optimizer.param_groups[0]["lr"]
-        self.progress.layers.append(probe.measure(self.forward, images, labels, lr, modulation))
+        with self.drawing("probe"):
+            self.progress.layers.append(probe.measure(self.forward, images, labels, lr, modulation))
         return probe.depth_curves(self.progress.layers[-1], isinstance(self.modulation, RuledModulation))
 
     def batches(self) -> Any:
@@ -258,7 +267,8 @@ class Trainer(Training):
         num_batches = int(str(self.config.options.get("precise_batches", 0)))
         if num_batches and self.progress.epoch == self.config.epochs - 1:
             images = (images for images, _ in itertools.islice(self.batches(), num_batches))
-            found = estimate(self.net, images, self.forward)
+            with self.drawing("statistics"):
+                found = estimate(self.net, images, self.forward)
             for kept, new in zip(running_statistics(self.net), found, strict=True):
                 kept[0].copy_(new[0])
                 kept[1].copy_(new[1])
@@ -267,7 +277,8 @@ class Trainer(Training):
         """Return what a row of `statistics` gives every batch norm for the present weights."""
         if name not in self.found:
             row = registry.get("statistics", name)
-            self.found[name] = row.load()(self.net, self.config, self._draw, self.forward)
+            with self.drawing("statistics"):
+                self.found[name] = row.load()(self.net, self.config, self._draw, self.forward)
         return self.found[name]
 
     def _draw(self, num: int) -> Iterator[Tensor]:
@@ -293,7 +304,8 @@ class Trainer(Training):
 
     def _locate(self, saved: dict[str, Any], index: int) -> Divergence:
         self.load_state(saved)
-        index, layer, message = first_offence(self, index)
+        with self.drawing():
+            index, layer, message = first_offence(self, index)
         step = self.progress.epoch * self.steps_per_epoch + index
         return Divergence(self.progress.epoch + 1, step, layer, message)
 
@@ -307,9 +319,9 @@ class Trainer(Training):
         """
         self.net.eval()
         if statistics == "batch":
-            with batch_statistics(self.net):
+            with batch_statistics(self.net), self.drawing("evaluation"):
                 return self._measure(split, _without_single(split.in_order(self.config.batch_size)))
-        with holding(self.net, self.statistics_of(statistics or self.config.statistics)):
+        with holding(self.net, self.statistics_of(statistics or self.config.statistics)), self.drawing("evaluation"):
             return self._measure(split, split.in_order(EVAL_BATCH))
 
     def measure(self, is_confirmed: bool) -> dict[str, float]:
