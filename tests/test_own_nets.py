@@ -1,7 +1,9 @@
 """A user's own nets and data: their initialisation, their random numbers, the shapes of their data."""
 
 import dataclasses
+import math
 import random
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from ablate.commands import main
-from ablate.errors import UsageError
+from ablate.errors import DataError, UsageError
 from ablate.provenance import library_versions
 from ablate.run.pack import Pack, Request
 from ablate.run.plan import make_plan
@@ -19,10 +21,12 @@ from ablate.store.ledger import Ledger
 from ablate.sweepfile.spec import SpecError, load_spec
 from ablate.tasks import registry
 from ablate.tasks.image_classification.config import KINDS, resolve
+from ablate.tasks.image_classification.data.prepare import load
+from ablate.tasks.image_classification.models.layers import regularized_weights
 from ablate.tasks.image_classification.task import TASK
 from ablate.tasks.image_classification.training.randomness import seeded
 from ablate.tasks.image_classification.training.trainer import Trainer
-from ablate.tasks.parameters import trial_key
+from ablate.tasks.parameters import ConfigError, trial_key
 
 CPU = torch.device("cpu")
 CODE = """
@@ -303,3 +307,199 @@ def test_reproduce_repeats_a_trial_of_ones_own_net_bit_for_bit(own, tmp_path):
     done = CliRunner().invoke(main, ["reproduce", record.key, "--out", str(out), "--import", str(file)])
     assert done.exit_code == 0, done.output
     assert "the numbers agree bit for bit" in done.output
+
+
+# Data of other shapes.
+
+DATA = """
+from ablate.tasks.image_classification.data.dataset import RawImages, Split
+
+def table(num=300, shape=(20,), scale=1.0, dtype=torch.float32, bad=None):
+    def load(folders):
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(num) % 3
+        values = torch.randn((num, *shape), generator=generator, dtype=torch.float64)
+        values = (values + labels.view(-1, *[1] * len(shape))) * scale
+        if bad is not None:
+            values[bad] = float("nan")
+        return RawImages(Split(values.to(dtype), labels), None, num_val=60)
+    return load
+
+class Mlp(nn.Module):
+    def __init__(self, config, shape, num_classes):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(torch.Size(shape).numel(), config.width), nn.BatchNorm1d(config.width),
+            nn.ReLU(), nn.Linear(config.width, num_classes))
+
+    def forward(self, values):
+        return self.net(values)
+
+class Sequences(nn.Module):
+    def __init__(self, config, shape, num_classes):
+        super().__init__()
+        self.conv = nn.Conv1d(shape[0], 8, 3)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, values):
+        out, _ = self.lstm(self.conv(values).transpose(1, 2))
+        return self.head(out[:, -1])
+
+register(Row(kind="dataset", name="table", target=table(scale=100.0), summary="a table"))
+register(Row(kind="dataset", name="series", target=table(shape=(2, 16)), summary="sequences"))
+register(Row(kind="model", name="mlp", target=Mlp, summary="two layers"))
+register(Row(kind="model", name="sequences", target=Sequences, summary="a convolution and an LSTM"))
+"""
+
+
+def own_data(more: str) -> str:
+    """Return code that registers a data set `odd`, made by the loader that `more` is."""
+    return f"{DATA}register(Row(kind='dataset', name='odd', target={more}, summary=''))\n"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "shape"),
+    [("table", "mlp", (20,)), ("series", "sequences", (2, 16)), ("series", "mlp", (2, 16))],
+)
+def test_floats_of_any_shape_are_prepared_standardised_and_trained_on(own, tmp_path, dataset, model, shape):
+    own(DATA)
+    settings = {**SMALL, "dataset": dataset, "model": model}
+    prepared = TASK.prepare(resolve(settings).settings(), tmp_path)
+    assert prepared.facts["image_shape"] == list(shape)
+    data = load(prepared.path)
+    assert data.image_shape == shape
+    trainer = Trainer(resolve(settings), data, 1, CPU)
+    values = trainer.normalise(data.train.images).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(values.mean(1), torch.zeros(shape[0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(values.std(1, correction=0), torch.ones(shape[0]))
+    assert math.isfinite(numbers(trainer)[2]["test_loss"])
+    assert data.digest == TASK.prepare(resolve(settings).settings(), tmp_path / "again").digest
+    text = TASK.data_line(prepared.facts)
+    assert text == f"{dataset} {'×'.join(map(str, shape))}, 180 training, 60 validation and 60 test examples"
+    (notice, _) = TASK.notices(prepared.facts, [{"num_val": None}])
+    assert notice.startswith("one of the 60 validation examples is worth 1.7 points")
+
+
+def test_batch_norms_of_every_dimension_are_evaluated_with_estimated_statistics(own, tmp_path):
+    own(DATA)
+    config = resolve({**SMALL, "dataset": "table", "model": "mlp"})
+    trainer = Trainer(config, load(TASK.prepare(config.settings(), tmp_path).path), 1, CPU)
+    ((mean, variance),) = trainer.statistics_of("estimated")
+    values = trainer.net.net[1](trainer.normalise(trainer.dataset.train.images)).detach()
+    torch.testing.assert_close(mean, values.mean(0))
+    torch.testing.assert_close(variance, values.var(0, correction=0))
+
+
+def test_a_table_tells_its_classes_apart_once_it_is_standardised(own, tmp_path):
+    own(DATA)
+    config = resolve({**SMALL, "dataset": "table", "model": "mlp", "width": 16, "epochs": 8})
+    trainer = Trainer(config, load(TASK.prepare(config.settings(), tmp_path).path), 1, CPU)
+    assert numbers(trainer, until=8)[2]["test_accuracy"] > 0.8
+
+
+def test_a_constant_column_stays_finite_and_doubles_become_floats(own, tmp_path):
+    own(
+        own_data("lambda folders: constant(folders)") + "def constant(folders):\n"
+        "    raw = table(dtype=torch.float64)(folders)\n    raw.train.images[:, 3] = 0.1\n    return raw\n"
+    )
+    data = load(TASK.prepare(resolve({"dataset": "odd"}).settings(), tmp_path).path)
+    assert data.train.images.dtype == torch.float32
+    assert data.std[3] == 1
+    assert bool((data.std > 0).all())
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ("table(bad=(17, 3))",
+         r"the training part of the data set 'odd' must hold finite numbers, but has nan at index \[17, 3\]"),
+        ("table(scale=1e300, dtype=torch.float64)", r"must hold finite numbers, but has .*e\+\d+ at index \[0, 0\]"),
+        ("lambda folders: RawImages(Split(torch.rand(90, 4), torch.rand(90)), None)",
+         r"this task's metrics are accuracies\. What predicts real numbers is a training of your own: "
+         r"task: \{function: FILE\.py:NAME\}, see docs/your_own\.md"),
+        ("lambda folders: RawImages(Split(torch.rand(90), torch.arange(90) % 3), None)",
+         r"or floats \(num, …\), and int64 labels"),
+        ("lambda folders: RawImages(Split(torch.ones(90, 4, dtype=torch.int64), torch.arange(90) % 3), None)",
+         r"must be uint8 images .* or floats \(num, …\), and int64 labels \(num,\), but got torch.int64"),
+        ("lambda folders: RawImages(Split(torch.rand(90, 4).numpy(), torch.arange(90) % 3), None)",
+         "must be tensors of torch, but got ndarray and Tensor"),
+        ("lambda folders: RawImages(Split(torch.rand(90, 4), torch.arange(90) % 3),"
+         " Split(torch.rand(9, 5), torch.arange(9) % 3))",
+         r"must have the same shape: got float \(4,\) and float \(5,\)"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_classified_are_refused_in_one_line(own, tmp_path, loader, message):
+    own(own_data(loader))
+    with pytest.raises(DataError, match=message) as error:
+        TASK.prepare(resolve({"dataset": "odd"}).settings(), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_floats_have_no_size_to_average_down(own, tmp_path):
+    own(DATA)
+    with pytest.raises(DataError, match=r"image_size averages uint8 images down, but .* has floats of shape \(20,\)"):
+        TASK.prepare(resolve({"dataset": "table", "image_size": 8}).settings(), tmp_path)
+
+
+def test_a_trial_whose_layers_return_several_tensors_says_where_it_diverged(own, tmp_path):
+    own(DATA)
+    config = resolve({**SMALL, "dataset": "series", "model": "sequences", "lr": 1e31})
+    trainer = Trainer(config, load(TASK.prepare(config.settings(), tmp_path).path), 1, CPU)
+    assert trainer.run_epoch().layer in ("conv", "lstm", "head", "loss")
+
+
+def test_weights_that_are_frozen_shared_or_computed_are_not_regularized(own, tiny_dataset):
+    own(
+        "class Odd(Zero):\n"
+        "    def __init__(self, config, in_channels, num_classes):\n"
+        "        super().__init__(config, in_channels, num_classes)\n"
+        "        self.frozen, self.twin, self.computed = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)\n"
+        "        self.frozen.requires_grad_(False)\n"
+        "        self.more = nn.Linear(4, 4)\n"
+        "        self.more.weight = self.twin.weight\n"
+        "        nn.utils.parametrizations.weight_norm(self.computed)\n"
+        "    def forward(self, images):\n"
+        "        x = self.conv(images).relu().mean((2, 3))\n"
+        "        return self.head(self.more(self.twin(self.computed(self.frozen(x)))))\n"
+        "register(Row(kind='model', name='odd', target=Odd, summary=''))\n"
+    )
+    settings = {**SMALL, "model": "odd", "regularizer": "orthonormal", "init": "he"}
+    trainer = Trainer(resolve(settings), tiny_dataset, 1, CPU)
+    net = trainer.net
+    assert [id(each) for each in regularized_weights(net)] == [
+        id(each) for each in (net.conv.weight, net.head.weight, net.twin.weight)
+    ]
+    frozen = net.frozen.weight.clone()
+    assert trainer.run_epoch() is None
+    assert torch.equal(net.frozen.weight, frozen)
+
+
+def test_a_net_without_modulate_is_refused_at_the_start_too(own, tiny_dataset):
+    own(DATA)
+    with pytest.raises(ConfigError, match=r"forward of model 'mlp' .*needs the parameter `modulate`"):
+        Trainer(resolve({**SMALL, "model": "mlp", "modulation": "top"}), tiny_dataset, 1, CPU)
+    trainer = Trainer(resolve({**SMALL, "model": "mlp", "modulation": "layer_normalize"}), tiny_dataset, 1, CPU)
+    assert trainer.run_epoch() is None
+
+
+def test_a_net_may_ask_for_the_shape_or_the_channels(own, tiny_dataset):
+    own(
+        "GIVEN = []\n"
+        "def by_shape(config, shape, num_classes):\n"
+        "    GIVEN.append(shape)\n"
+        "    return Zero(config, shape[0], num_classes)\n"
+        "class ByName(Zero):\n"
+        "    def __init__(self, config, shape, num_classes):\n"
+        "        GIVEN.append(shape)\n"
+        "        super().__init__(config, shape[0], num_classes)\n"
+        "def by_channels(config, channels, num_classes):\n"
+        "    GIVEN.append(channels)\n"
+        "    return Zero(config, channels, num_classes)\n"
+        "for build in (by_shape, ByName, by_channels):\n"
+        "    register(Row(kind='model', name=build.__name__, target=build, summary=''))\n"
+    )
+    for name in ("by_shape", "ByName", "by_channels"):
+        Trainer(resolve({**SMALL, "model": name}), tiny_dataset, 1, CPU)
+    module = sys.modules[registry.get("model", "by_shape").target.__module__]
+    assert module.GIVEN == [(1, 8, 8), (1, 8, 8), 1]

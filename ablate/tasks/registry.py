@@ -149,8 +149,9 @@ class Row:
     `target` is the code, as "module:name" or the object itself. `version` is raised when the row's numbers
     change: it enters the fingerprint. `source` is a citation or "–". `check` returns (parameter,
     message) for a configuration that this row does not allow, else None. `origin` is the hash of the user's file that
-    registered the row, empty for built-in rows. `image_shape` is (channels, height, width) of a data set's images, so
-    that a net can refuse them before they are loaded; None where it is not known. `sources` of a data set is like
+    registered the row, empty for built-in rows. `image_shape` is (channels, height, width) of a data set's images, or
+    the shape of one of its items, so that a net can refuse them before they are loaded; None where it is not known.
+    `needs_images` says of a net or an augmentation that it refuses other shapes. `sources` of a data set is like
     `target`: it takes the folders and returns the paths of the files that the loader would read, none where they are
     not there. Where their paths, sizes or times have changed, the data is prepared anew. `defaults` are those of
     parameters of every trial, by name, where this row is chosen: what a sweep file does not give is this then.
@@ -165,7 +166,8 @@ class Row:
     parameters: tuple[Parameter, ...] = ()
     check: Callable[[Any], tuple[str, str] | None] | None = None
     origin: str = ""
-    image_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
+    needs_images: bool = False
     sources: str | Callable[..., Any] | None = None
     defaults: Mapping[str, Value] = field(default_factory=dict)
 

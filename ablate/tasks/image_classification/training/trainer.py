@@ -24,12 +24,11 @@ from ablate.tasks.image_classification.config import STATISTICS, TrialConfig
 from ablate.tasks.image_classification.data.dataset import Batch, Dataset, Images
 from ablate.tasks.image_classification.data.tensors import read_tensors
 from ablate.tasks.image_classification.methods.diagnostics import MEASURES, Probe
-from ablate.tasks.image_classification.methods.inits import own
-from ablate.tasks.image_classification.methods.modulation_base import Modulation, RuledModulation
+from ablate.tasks.image_classification.methods.modulation_base import RuledModulation
 from ablate.tasks.image_classification.methods.regularizers import Moment
-from ablate.tasks.image_classification.models.kernels import match_gains
 from ablate.tasks.image_classification.models.layers import Modulate, regularized_weights
 from ablate.tasks.image_classification.models.norms import batch_statistics
+from ablate.tasks.image_classification.training.building import build_modulation, build_net, initialise
 from ablate.tasks.image_classification.training.divergence import first_offence
 from ablate.tasks.image_classification.training.hooks import Hook, ModulationHook, RegularizerHook, StatisticsHook
 from ablate.tasks.image_classification.training.lr_schedules import lr_at
@@ -77,10 +76,12 @@ class Trainer(Training):
             raise ValueError(f"batch_size {config.batch_size} exceeds the {len(dataset.train.labels)} training images")
         self.num_epochs = config.epochs
         self.num_steps = self.steps_per_epoch * config.epochs
-        self.mean = dataset.mean.to(device).view(1, -1, 1, 1)
-        self.std = dataset.std.to(device).view(1, -1, 1, 1)
+        ones = (1,) * (len(dataset.image_shape) - 1)
+        self.mean = dataset.mean.to(device).view(1, -1, *ones)
+        self.std = dataset.std.to(device).view(1, -1, *ones)
         self.augment = config.row("augment").load()
-        self.layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+        has_pixels = len(dataset.image_shape) == 3 and device.type != "mps"
+        self.layout = torch.channels_last if has_pixels else torch.contiguous_format
         self.net = self._build_net().to(device)
         if self.layout == torch.channels_last:
             self.net = self.net.to(memory_format=self.layout)
@@ -90,7 +91,7 @@ class Trainer(Training):
         self.found: dict[str, Statistics] = {}  # For the present weights, by row of `statistics`.
         weights = regularized_weights(self.net)
         self.regularizer = config.row("regularizer").load()(weights, config)
-        self.modulation: Modulation | None = config.row("modulation").load()(config, self.net)
+        self.modulation = build_modulation(config, self.net)
         self.hooks: dict[str, Hook] = {"statistics": StatisticsHook(self.statistics)}
         if self.modulation is not None:
             self.hooks["modulation"] = ModulationHook(self.modulation, self.num_steps)
@@ -103,21 +104,14 @@ class Trainer(Training):
         return seeded(derive_seed(self.seed, what, self.progress.epoch), self.device)
 
     def _build_net(self) -> nn.Module:
-        config = self.config
         with self.drawing("build"):
-            net: nn.Module = config.row("model").load()(config, self.dataset.image_shape[0], self.dataset.num_classes)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "init"))
-        init = config.row("init").load()
-        if init is own:
-            return net
-        for weight in regularized_weights(net):
-            init(weight, generator)
-        match_gains(net)
+            net = build_net(self.config, self.dataset.image_shape, self.dataset.num_classes)
+        initialise(net, self.config, derive_seed(self.seed, "init"))
         return net
 
     def _build_optimizer(self, weights: list[Tensor]) -> torch.optim.Optimizer:
         chosen = {id(weight) for weight in weights}
-        rest = [parameter for parameter in self.net.parameters() if id(parameter) not in chosen]
+        rest = [each for each in self.net.parameters() if id(each) not in chosen and each.requires_grad]
         groups = [
             {"params": weights, "weight_decay": self.regularizer.weight_decay},
             {"params": rest, "weight_decay": 0.0},
@@ -230,8 +224,9 @@ class Trainer(Training):
             yield self.normalise(images), labels
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Map uint8 images to floats with mean 0 and variance 1 over the training images."""
-        return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.layout)
+        """Map uint8 images, or floats, to floats with mean 0 and variance 1 over the training images."""
+        values = images if images.is_floating_point() else images.float() / 255
+        return ((values - self.mean) / self.std).contiguous(memory_format=self.layout)
 
     def step(self, images: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """Do one step, the `index`-th of the epoch; return the loss before it, detached, and the logits."""
@@ -256,10 +251,11 @@ class Trainer(Training):
 
     def forward(self, images: Tensor, modulate: Modulate | None = None) -> Tensor:
         """Return the logits in float32, computed in the configuration's precision."""
+        points = {} if modulate is None else {"modulate": modulate}
         if self.config.precision == "float32":
-            return self.net(images, modulate)  # type: ignore[no-any-return]
+            return self.net(images, **points)  # type: ignore[no-any-return]
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            logits: Tensor = self.net(images, modulate)
+            logits: Tensor = self.net(images, **points)
         return logits.float()
 
     def _make_precise(self) -> None:
@@ -289,8 +285,8 @@ class Trainer(Training):
         split, epoch = self.dataset.train, self.progress.epoch
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "statistics", epoch))
         num = min(num, len(split))
-        _, height, width = self.dataset.image_shape
-        size = min(num, max(self.config.batch_size, MAX_PIXELS // (height * width)))
+        num_pixels = math.prod(self.dataset.image_shape[1:])
+        size = min(num, max(self.config.batch_size, MAX_PIXELS // num_pixels))
         order = torch.randperm(len(split), generator=generator)[: num // size * size]
         for images, _ in split.batches(order, size, self.augment, generator):
             yield self.normalise(images)
