@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import random
+import re
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -10,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from ablate.commands import main
 from ablate.errors import DataError, UsageError
@@ -473,6 +474,81 @@ def test_weights_that_are_frozen_shared_or_computed_are_not_regularized(own, tin
     frozen = net.frozen.weight.clone()
     assert trainer.run_epoch() is None
     assert torch.equal(net.frozen.weight, frozen)
+
+
+# What a plan says, and what it refuses.
+
+TABLE = "dataset: table, lr: 0.1"
+
+
+def plain(folder: Path, *arguments: str, **parts: str) -> Result:
+    """Write a sweep file with the rows of this section and run a command on it."""
+    sweep(folder, **{"axes": "batch_size: [64]", "more": DATA, **parts})
+    return CliRunner().invoke(main, [arguments[0], "sweep.yaml", *arguments[1:]])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_plan_on_a_table_names_its_shape_and_times_its_net(here):
+    done = plain(here, "plan", fixed=f"{TABLE}, model: mlp")
+    assert done.exit_code == 0, done.output
+    assert "data: table 20, 180 training, 60 validation and 60 test examples; chance is 33.3%" in done.output
+    assert "warning: one of the 60 validation examples is worth 1.7 points" in done.output
+    assert "time: at most" in done.output
+    assert "overwrites" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"fixed": TABLE},
+         r"sweep\.yaml:4:8: model 'cifar' needs images \(channels, height, width\), but an item of the data set "
+         r"'table' has the shape \(20,\)\. Name one of your own: see docs/extending\.md"),
+        ({"fixed": TABLE, "axes": "model: [mlp, dirac]"}, r"sweep\.yaml:5:\d+: model 'dirac' needs images"),
+        ({"fixed": f"{TABLE}, model: mlp, augment: crop_flip"}, r"sweep\.yaml:4:\d+: augment 'crop_flip' needs images"),
+        ({"fixed": f"{TABLE}, model: mlp", "tune": "augment: [none, crop_flip]"},
+         r"sweep\.yaml:6:\d+: augment 'crop_flip' needs images .*\(20,\)\. Name none"),
+        ({"fixed": f"{TABLE}, model: mlp", "axes": "modulation: [none, layer_clip, anchor]"},
+         r"sweep\.yaml:5:\d+: modulation 'anchor' acts inside the net, so forward of model 'mlp' .*needs the parameter "
+         r"`modulate`, which it calls as ConvBN does: forward\(images, modulate=None\)"),
+        ({"fixed": f"{TABLE}, model: mlp", "tune": "modulation: [none, layer_profile]"},
+         r"sweep\.yaml:6:\d+: modulation 'layer_profile' acts inside the net"),
+        ({},
+         r"sweep\.yaml:4:\d+: model 'sequences' .*cannot be built for data of 20: IndexError"),
+        ({"fixed": f"{TABLE}, image_size: 8, model: mlp"}, r"image_size averages uint8 images down"),
+    ],
+)  # fmt: skip
+def test_what_does_not_suit_the_data_is_refused_when_the_sweep_is_planned(here, parts, message):
+    if "sequences" in message:
+        parts = {"fixed": f"{TABLE}, model: sequences", "more": DATA.replace("shape[0], 8", "shape[1], 8")}
+    done = plain(here, "plan", "--no-probe", **parts)
+    assert done.exit_code == 2, done.output
+    assert re.search(message, done.output), done.output
+    assert done.output.count("\n") == 1
+
+
+def test_a_plan_says_how_many_tensors_a_named_init_overwrites(here):
+    done = plain(here, "plan", "--no-probe", fixed=f"{TABLE}, model: mlp, init: he")
+    message = "warning: init 'he' overwrites 2 of the 6 tensors of model 'mlp': init 'own' is its own\n"
+    assert message in done.output
+    levels = plain(here, "plan", "--no-probe", fixed="lr: 0.1", axes="model: [cifar, zero]", tune="init: [he, own]")
+    assert levels.output.count("overwrites") == 1
+    assert "init 'he' overwrites 2 of the 4 tensors of model 'zero'" in levels.output
+
+
+def test_train_says_what_l2_and_the_regularizers_act_on(here):
+    done = plain(here, "train", "--cell", "batch_size=64", fixed=f"{TABLE}, model: mlp")
+    assert done.exit_code == 0, done.output
+    assert "\nL2 and regularizers act on 2 of 6 tensors: net.1.weight, net.4.weight\nepoch 1/2: " in done.output
+    long = plain(here, "train", "--cell", "batch_size=64", fixed="lr: 0.1, model: cifar")
+    assert (
+        "L2 and regularizers act on 8 of 23 tensors: stem.conv.weight, blocks.0.first.conv.weight, "
+        "blocks.0.second.conv.weight, blocks.1.first.conv.weight, blocks.1.second.conv.weight and 3 more\n"
+    ) in long.output
 
 
 def test_a_net_without_modulate_is_refused_at_the_start_too(own, tiny_dataset):

@@ -11,6 +11,7 @@ from ablate.sweepfile.definitions import Tune
 from ablate.sweepfile.model import SweepSpec
 from ablate.sweepfile.positions import Findings, Keys
 from ablate.sweepfile.space import Definition, Label, label
+from ablate.tasks.base import Settings
 from ablate.tasks.parameters import ConfigError
 from ablate.tasks.registry import Row, Value
 
@@ -54,6 +55,16 @@ def _check_configs(spec: SweepSpec, cells: list[Cell], tune: Tune, findings: Fin
     for keys, message in elsewhere:
         if message not in told:
             findings.at_value(keys, message)
+
+
+def examples(cell: Cell) -> Iterator[Settings]:
+    """Yield whole configurations that a cell's trials can have: one, and one more for each choice of a tuned row."""
+    forced: list[dict[str, Any]] = [{}]
+    for definition in (d for kind in cell.task.parameters.kinds for d in cell.space.definitions(kind)):
+        needed = _satisfying(cell, definition)
+        forced += [{**needed, definition.sampled_name: sampled} for sampled in _sampled_values(definition)]
+    for each in forced:
+        yield cell.config(cell.space.suggest(_Forced(each)))
 
 
 def _check_data(spec: SweepSpec, cells: list[Cell], findings: Findings) -> None:
