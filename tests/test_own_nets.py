@@ -5,6 +5,7 @@ import math
 import random
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ from ablate.tasks.image_classification.task import TASK
 from ablate.tasks.image_classification.training.randomness import seeded
 from ablate.tasks.image_classification.training.trainer import Trainer
 from ablate.tasks.parameters import ConfigError, trial_key
+from ablate.testing import ConformanceError, check_row
 
 CPU = torch.device("cpu")
 CODE = """
@@ -579,3 +581,42 @@ def test_a_net_may_ask_for_the_shape_or_the_channels(own, tiny_dataset):
         Trainer(resolve({**SMALL, "model": name}), tiny_dataset, 1, CPU)
     module = sys.modules[registry.get("model", "by_shape").target.__module__]
     assert module.GIVEN == [(1, 8, 8), (1, 8, 8), 1]
+
+
+# The checks for one's own tests.
+
+
+def test_the_checks_of_rows_pass_nets_and_data_of_ones_own(own):
+    file = own(DROPS + DATA)
+    check_row(file, "model", "drops")
+    check_row(None, "model", "mlp", {"dataset": "table", "batch_size": 64})
+    check_row(None, "dataset", "series", {"model": "sequences", "batch_size": 64})
+    check_row(None, "dataset", "table", {"model": "mlp", "batch_size": 64, "init": "xavier"})
+
+
+def test_the_checks_say_what_does_not_suit_or_draws_numbers_of_its_own(own):
+    more = (
+        "class Moody(Zero):\n"
+        "    def __init__(self, config, in_channels, num_classes):\n"
+        "        super().__init__(config, in_channels, num_classes)\n"
+        "        generator = torch.Generator()\n"
+        "        generator.seed()\n"
+        "        nn.init.normal_(self.head.weight, generator=generator)\n"
+        "register(Row(kind='model', name='moody', target=Moody, summary='seeds itself'))\n"
+    )
+    file = own(DATA + more)
+    with pytest.raises(ConfigError, match=r"model 'cifar' needs images"):
+        check_row(file, "dataset", "table", {"batch_size": 64})
+    with pytest.raises(ConformanceError, match="a trial with the same seed has other"):
+        check_row(None, "model", "moody")
+
+
+def test_the_nets_of_the_page_train(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"(    import torch\n    from sklearn.*?)\n- ", page, re.DOTALL)
+    file = tmp_path / "my_nets.py"
+    file.write_text(textwrap.dedent(block), encoding="utf-8")
+    metrics = check_row(
+        file, "model", "mlp", {"dataset": "wine", "batch_size": 16, "width": 16, "epochs": 8, "lr": 0.1}
+    )
+    assert metrics["test_accuracy"] > 0.8
