@@ -56,6 +56,12 @@ MUTANTS = (
            "self.evaluate(self.dataset.val)", "self.evaluate(self.dataset.test)", "test_training.py"),
     Mutant("order-of-no-epoch", f"{IMAGES}/training/trainer.py",
            'derive_seed(self.seed, "order", epoch)', 'derive_seed(self.seed, "order", 0)', "test_training.py"),
+    Mutant("dropout-of-no-epoch", f"{IMAGES}/training/trainer.py",
+           "derive_seed(self.seed, what, self.progress.epoch)", "derive_seed(self.seed, what, 0)", "test_own_nets.py"),
+    Mutant("generators-not-put-back", f"{IMAGES}/training/randomness.py",
+           "        torch.set_rng_state(torchs)\n", "", "test_own_nets.py"),
+    Mutant("own-init-overwritten", f"{IMAGES}/training/building.py",
+           "if init is inits.own:", "if False:", "test_own_nets.py"),
     Mutant("hook-state-lost", f"{IMAGES}/training/hooks.py",
            "        self.modulation.load_state(state)\n", "        pass\n", "test_modulation.py test_training.py"),
     # Running.

@@ -379,6 +379,7 @@ def test_floats_of_any_shape_are_prepared_standardised_and_trained_on(own, tmp_p
     assert math.isfinite(numbers(trainer)[2]["test_loss"])
     assert data.digest == TASK.prepare(resolve(settings).settings(), tmp_path / "again").digest
     text = TASK.data_line(prepared.facts)
+    assert TASK.items_of(prepared.facts) == "examples"
     assert text == f"{dataset} {'×'.join(map(str, shape))}, 180 training, 60 validation and 60 test examples"
     (notice, _) = TASK.notices(prepared.facts, [{"num_val": None}])
     assert notice.startswith("one of the 60 validation examples is worth 1.7 points")

@@ -126,7 +126,8 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
     split = declaration.metric.name.partition("_")[0]
     size = declaration.data.get(f"num_{split}")
     task = declaration.known_task
-    items = f" ({size:,} {task.items if task is not None else 'items'})" if isinstance(size, int) else ""
+    what = task.items_of(declaration.data) if task is not None else "items"
+    items = f" ({size:,} {what})" if isinstance(size, int) else ""
     kinds = {each.is_bootstrap for each in found if each.low is not None and each.sd}
     drawn = f" ({task.drawn})" if task is not None and task.drawn else ""
     kind = "bootstrap (BCa) " if kinds == {True} else "t " if kinds != {True, False} else ""

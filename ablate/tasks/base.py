@@ -289,6 +289,10 @@ class Task(ABC):
         """Return what `train` says of a whole configuration before its first epoch."""
         return []
 
+    def items_of(self, facts: Mapping[str, Any]) -> str:
+        """Return what these test data are made of, for prose."""
+        return self.items
+
     def data_line(self, facts: Mapping[str, Any]) -> str:
         """Return the data in one line for `plan` and the page; "" where there is none to speak of."""
         return ""

@@ -169,7 +169,7 @@ class Row:
     image_shape: tuple[int, ...] | None = None
     needs_images: bool = False
     sources: str | Callable[..., Any] | None = None
-    defaults: Mapping[str, Value] = field(default_factory=dict)
+    defaults: Mapping[str, Value] = field(default_factory=dict, hash=False)
 
     @property
     def stamp(self) -> str:

@@ -156,18 +156,22 @@ class ImageClassification(Task):
         text = f"L2 and regularizers act on {len(found.weights)} of {found.num_tensors} tensors"
         return [*remarks, f"{text}: {named}{more}" if named else text]
 
+    def items_of(self, facts: Mapping[str, Any]) -> str:
+        """Return "images", or "examples" where they have another shape; the first declarations had none."""
+        return self.items if len(facts.get("image_shape", ())) in (0, 3) else "examples"
+
     def data_line(self, facts: Mapping[str, Any]) -> str:
         """For example "digits 1×8×8, 1,200 training, 237 validation and 360 test images"."""
         # The first declarations had neither name nor shape.
         parts = (str(facts.get("dataset", "")), "×".join(map(str, facts.get("image_shape", ()))))
         name = f"{' '.join(part for part in parts if part)}, " if any(parts) else ""
         numbers = f"{facts['num_train']} training, {facts['num_val']} validation and {facts['num_test']} test"
-        return f"{name}{numbers} {_items(facts)}"
+        return f"{name}{numbers} {self.items_of(facts)}"
 
     def notices(self, facts: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what the images are too few to tell, or cannot tell."""
         found = []
-        items = _items(facts)
+        items = self.items_of(facts)
         asked = [settings.get("num_val") for settings in cells]
         num_val = min(number if isinstance(number, int) else facts["num_val"] for number in asked)
         for part, number, effect in (
@@ -237,11 +241,6 @@ class ImageClassification(Task):
             for name, value in settings.items()
             if name in SIZES or (isinstance(value, str) and name not in TIMELESS)
         }
-
-
-def _items(facts: Mapping[str, Any]) -> str:
-    """Return what the data are made of, for prose."""
-    return "images" if len(facts.get("image_shape", ())) in (0, 3) else "examples"
 
 
 def _check_shape(config: TrialConfig, shape: Sequence[int]) -> None:
