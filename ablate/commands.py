@@ -187,7 +187,7 @@ def sweep(
     from ablate.run.runner import run_plan, where_options
 
     sweep_id = plan.spec.sweep_id
-    where = where_options(device, address)
+    where = where_options(device, address, jobs)
     unwritten: list[Exception] = []
     try:
         outcome = run_plan(
