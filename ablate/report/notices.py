@@ -70,10 +70,14 @@ def _arm_answer(grid: Grid, column: str) -> str:
     groups: dict[str, list[str]] = {"better": [], "worse": [], "not shown": [], UNDEFINED: []}
     for row in grid.rows:
         entry = grid.at.get((row, column))
-        if entry is None or entry.difference is None or entry.difference.mean is None:
+        if entry is None or entry.difference is None or not entry.difference.values:
             continue
         verdict = grid.verdicts.get((row, column))
-        number = "" if verdict is None else f" ({entry.metric.signed(entry.difference.mean)})"
+        number = (
+            ""
+            if verdict is None or entry.difference.mean is None
+            else f" ({entry.metric.signed(entry.difference.mean)})"
+        )
         groups[verdict.word if verdict else UNDEFINED].append(f"{grid.phrase(row) or 'all'}{number}")
     clauses = [f"{word} than {grid.baseline} at {listed(groups[word])}" for word in ("better", "worse") if groups[word]]
     if groups["not shown"]:
@@ -96,8 +100,8 @@ def _best(declaration: Declaration, grid: Grid) -> list[str]:
     found: dict[str, list[str]] = {}
     for row in grid.rows:
         settled = {c: grid.at[row, c] for c in grid.columns if (row, c) in grid.at and grid.at[row, c].is_settled}
-        # A mean of success and collapse describes no seed; it stands only where nothing else does.
-        steady = [column for column, entry in settled.items() if not entry.estimate.is_mixed] or list(settled)
+        # A mean of success and collapse would describe no seed.
+        steady = [column for column, entry in settled.items() if not entry.estimate.is_mixed]
         if steady:
             best = max(steady, key=lambda column: _mean(settled[column], sign))
             found.setdefault(best, []).append(f"{grid.phrase(row) or 'all'}, {entry_text(settled[best])}")

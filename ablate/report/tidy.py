@@ -46,10 +46,11 @@ def trials(declaration: Declaration, cells: list[CellTrials]) -> pd.DataFrame:
 def cells(grid: Grid) -> pd.DataFrame:
     """Return one row a cell. Metrics in percent are fractions; what is not defined is empty.
 
-    `entry` is what the table prints without bold and marks, always with n. `mark` is † where the tuning may not
-    have sufficed, and `doubts` says why. `is_best`: whether the entry beats every other one of its row. `verdict`
-    (better, worse, not shown) is against the baseline, with the p that decides it, `adjusted_p` (t test, Holm over
-    the table), beside `permutation_p` (not adjusted) and the effect size `g` of the differences.
+    `entry` is what the table prints without bold and marks, always with n. `mark` is † where the tuning may not have
+    sufficed, and `doubts` says why. Where some seeds trained and some collapsed there is no mean; `num_collapsed`
+    counts those at the floor. `is_best`: whether the entry beats every other one of its row. `verdict` (better,
+    worse, not shown, seeds collapsed) is against the baseline, with the p that decides it, `adjusted_p` (t test, Holm
+    over the table), beside `permutation_p` (not adjusted) and the effect size `g` of the differences.
     """
     return pd.DataFrame([_cell_row(grid, place) for place in grid.at])
 
@@ -116,11 +117,12 @@ def _cell_row(grid: Grid, place: Place) -> dict[str, Any]:
     row["is_best"] = place in grid.best if entry.is_settled and len(grid.columns) > 1 else None
     row["n"] = found.n
     row |= {name: _measured(getattr(found, name)) for name in ("mean", "sd", "low", "high")}
-    row |= {"num_diverged": found.num_diverged, "num_failed": entry.num_failed}
+    row |= {"num_diverged": found.num_diverged, "num_collapsed": found.num_collapsed, "num_failed": entry.num_failed}
     for name in ("mean", "low", "high"):
         row["delta" if name == "mean" else f"delta_{name}"] = _measured(getattr(entry.difference, name, None))
     verdict = grid.verdicts.get(place)
-    row["verdict"] = verdict.word if verdict else None
+    is_collapsed = entry.difference is not None and entry.difference.is_mixed
+    row["verdict"] = verdict.word if verdict else "seeds collapsed" if is_collapsed else None
     row["adjusted_p"] = verdict.adjusted_p if verdict else None
     row["permutation_p"] = verdict.test.permutation_p if verdict else None
     row["g"] = _measured(verdict.test.effect) if verdict else None
