@@ -12,9 +12,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from command_line import command, wait_for
 from logged_rows import read_log, stretches, write_logged_sweep
 from ray_nodes import RayNodes
-from test_sweep import command, wait_for
 
 from ablate.errors import UsageError
 from ablate.run.launch import cluster

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_schedule import Sweep
+from made_up import Sweep
 
 ROOT = Path(__file__).parent.parent
 QUESTION = "Ist ▲ größer als 漢 – oder …?"

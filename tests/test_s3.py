@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import FILE, ROOT, command, wait_for
 from services import S3_SECRET, s3_objects, s3_server, wait_until
-from test_sweep import FILE, ROOT, command, wait_for
 
 import ablate.places
 import ablate.storage

@@ -5,7 +5,7 @@ from math import log10
 from pathlib import Path
 
 import pytest
-from test_schedule import Sweep
+from made_up import Sweep
 
 from ablate.errors import SpecError
 from ablate.search.samplers import build_sampler

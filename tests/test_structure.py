@@ -112,6 +112,39 @@ def test_the_graph_sees_every_import():
     assert "ablate.run.launch.tuner" in found["ablate.run.runner"]
 
 
+TESTS = Path(__file__).parent
+
+
+def modules_of_tests(text: str) -> list[str]:
+    """Return the modules of tests that a module imports: what they share belongs into a module beside them."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            names += [alias.name for alias in node.names] if node.module in (None, "tests") else [node.module]
+    return [name for name in names if any(part.startswith("test_") for part in name.split("."))]
+
+
+@pytest.mark.parametrize("file", sorted(TESTS.glob("*.py")), ids=lambda file: file.name)
+def test_no_module_imports_a_module_of_tests(file):
+    assert modules_of_tests(file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("from test_sweep import FILE", ["test_sweep"]),
+        ("import test_sweep as sweeps, os", ["test_sweep"]),
+        ("def f():\n    from tests.test_sweep import FILE", ["tests.test_sweep"]),
+        ("from . import test_sweep", ["test_sweep"]),
+        ("from tests import test_sweep", ["test_sweep"]),
+        ("from command_line import test_file", []),
+    ],
+)
+def test_an_import_of_a_module_of_tests_is_found(line, found):
+    assert modules_of_tests(line) == found
+
+
 WORDS = re.compile(r"accurac(y|ies)|\bchance\b|depth|(?<!composite_)\bimages?\b(?!\.composite)", re.IGNORECASE)
 
 
