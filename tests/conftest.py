@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections import Counter
 
@@ -18,6 +19,16 @@ def _clean_environment(monkeypatch):
     for name in ("ABLATE_DATA", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _signals_of_a_terminal():
+    """In the background SIGINT is ignored, and under nohup SIGHUP: here, and in every process that a test starts."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
