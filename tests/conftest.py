@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
@@ -12,6 +13,13 @@ import torch
 
 from ablate.report import build
 from ablate.tasks.image_classification.data.dataset import Dataset, Split
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen():
+    """What is there by now is no garbage: a report has all of it looked through, by `gc.collect` of statsmodels."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

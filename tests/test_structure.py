@@ -1,6 +1,7 @@
 """The project's own rules: which module may import which, and that every search space is valid."""
 
 import ast
+import functools
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -57,8 +58,13 @@ def part(module: str) -> str:
     return next((layer for n in (2, 1) if (layer := ".".join(names[:n])) in LAYERS), "base")
 
 
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imports(file: Path) -> list[str]:
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -94,7 +100,7 @@ def graph() -> dict[str, set[str]]:
     modules = {name.removesuffix(".__init__"): file for name, file in modules.items()}
     found = {}
     for name, file in modules.items():
-        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        nodes = [node for node in ast.walk(parsed(file)) if isinstance(node, ast.ImportFrom)]
         named = [(node.module, alias.name) for node in nodes if node.module for alias in node.names]
         targets = {f"{module}.{each}" if f"{module}.{each}" in modules else module for module, each in named}
         targets |= set(imports(file))
@@ -223,7 +229,7 @@ def test_text_without_an_encoding_is_found(line, is_found):
     ids=lambda file: str(file.relative_to(ROOT)),
 )
 def test_every_text_is_utf_8_whatever_the_locale(file):
-    calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parsed(file)) if isinstance(node, ast.Call)]
     assert [ast.unparse(call) for call in calls if is_text_without_encoding(call)] == []
 
 

@@ -93,6 +93,7 @@ def fetch(port, path, body=None):
         return answer.read().decode()
 
 
+@pytest.mark.slow
 def test_the_ui_serves_the_sweep_until_it_is_interrupted(store, port):
     process = subprocess.Popen(
         [sys.executable, "-c", OPEN, str(store), str(port)],
