@@ -1,6 +1,7 @@
 """What runs next: equal budgets, confirm trials, resuming; with results that a test makes up instead of training."""
 
 import dataclasses
+import itertools
 import random
 from pathlib import Path
 from statistics import median
@@ -65,6 +66,15 @@ def test_confirm_trials_repeat_the_validation_winner_of_their_cell(tmp_path):
         complete = [(p, r) for p, r in trials.tune if r.state == "complete"]
         best = max(complete, key=lambda pair: pair[1].metrics["val_accuracy"])[0]
         assert all(proposal.settings == best.settings for proposal, _ in trials.confirm)
+
+
+def test_the_last_trial_of_a_cell_can_be_the_one_that_is_confirmed(tmp_path):
+    rising = itertools.count(1)
+    one = ("axes.depth=[8]", "axes.arm={plain: {shortcut: none}}", "budget.pruner=none")
+    sweep = Sweep(tmp_path, *one, score=lambda settings, phase: next(rising) / 100).run()
+    (trials,) = collect(sweep.plan.declaration, sweep.plan.folder.read_proposals(), sweep.ledger)
+    assert len(trials.confirm) == 3
+    assert all(proposal.settings == trials.tune[6][0].settings for proposal, _ in trials.confirm)
 
 
 def test_later_suggestions_depend_on_earlier_results(tmp_path):
@@ -267,6 +277,18 @@ def test_a_poor_trial_is_pruned_after_the_first_third_of_its_epochs(tmp_path):
     assert pruned
     assert all(record.phase == "tune" and 3 <= record.num_epochs < 9 for record in pruned)
     assert all(record.sweep == "small" for record in pruned)
+
+
+def test_a_confirm_trial_is_never_stopped_however_poor_it_is(tmp_path):
+    """Nor is it taken for the tune trial of its number, here the first one, which diverged."""
+    first = iter([None])
+    one = ("axes.depth=[8]", "axes.arm={plain: {shortcut: none}}")
+    sweep = Sweep(tmp_path, *one, score=lambda settings, phase: next(first, settings["lr"]))
+    while (pack := sweep.schedule.next_pack()).requests[0].phase == "tune":
+        sweep.finish(pack)
+    assert next(record.state for _, _, record in sweep.ended) == "diverged"
+    assert (pack.requests[0].phase, pack.proposals[0].number) == ("confirm", 0)
+    assert [sweep.schedule.on_values(pack, epoch, [0.0]) for epoch in range(1, 10)] == [[]] * 9
 
 
 def test_the_deepest_cells_go_first(tmp_path):

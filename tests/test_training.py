@@ -51,6 +51,22 @@ def test_a_net_learns_what_can_be_learnt(tiny_dataset):
     assert all(len(curve) == 6 for curve in record.curves.values())
 
 
+def test_every_epoch_has_an_order_of_its_own_that_the_seed_repeats(tiny_dataset):
+    def orders(seed):
+        trainer = Trainer(resolve(BASE), tiny_dataset, seed, CPU)
+        found = []
+        for epoch in range(3):
+            trainer.progress.epoch = epoch
+            found.append(torch.cat([images for images, _ in trainer.batches()]))
+        return found
+
+    first, again, other = orders(1), orders(1), orders(2)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    for one, two in ((first[0], first[1]), (first[1], first[2]), (first[0], other[0])):
+        assert not torch.equal(one, two)
+        torch.testing.assert_close(one.sum(), two.sum())  # the same images
+
+
 def test_test_images_are_touched_in_the_confirm_phase_only(tiny_dataset):
     poisoned = dataclasses.replace(tiny_dataset, test=None)
     (record,) = train(poisoned, task(phase="tune"))
@@ -418,14 +434,23 @@ class Counting:
 def test_the_state_of_a_regularizer_is_in_the_checkpoint(tiny_dataset, tmp_path, monkeypatch):
     row = registry.Row(kind="regularizer", name="counting", target=Counting, summary="counts")
     monkeypatch.setitem(registry._rows["regularizer"], "counting", row)
+    assert_goes_on_from_its_state(tiny_dataset, tmp_path, monkeypatch, task(epochs=3, regularizer="counting"))
+
+
+def test_the_running_means_of_a_modulation_are_in_the_checkpoint(tiny_dataset, tmp_path, monkeypatch):
+    one = task(epochs=3, modulation="anchor", modulation_ema=0.9, modulation_form="backward")
+    assert_goes_on_from_its_state(tiny_dataset, tmp_path, monkeypatch, one)
+
+
+def assert_goes_on_from_its_state(dataset, folder, monkeypatch, one):
     monkeypatch.setattr("ablate.run.pack.CHECKPOINT_EVERY_S", 0.0)
-    one = task(epochs=3, regularizer="counting")
-    (whole,) = train(tiny_dataset, one)
+    (whole,) = train(dataset, one)
 
     def report(epoch, values):
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        train(tiny_dataset, one, report=report, checkpoints=Checkpoints(tmp_path))
-    (resumed,) = train(tiny_dataset, one, checkpoints=Checkpoints(tmp_path))
+        train(dataset, one, report=report, checkpoints=Checkpoints(folder))
+    (resumed,) = train(dataset, one, checkpoints=Checkpoints(folder))
+    assert whole.state == "complete", whole.message
     assert outcome(resumed) == outcome(whole)
