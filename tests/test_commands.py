@@ -118,7 +118,7 @@ def test_a_sweep_outlasts_the_reader_of_its_lines(folder, is_one):
         "import ablate.run.runner as runner\n"
         "def run_plan(plan, *, console, **_):\n"
         "    sys.stdin.read()\n"
-        "    for _ in range(20_000): console.print('a line')\n"
+        "    for _ in range(1_500): console.print('a line ' * 10)\n"  # More than a pipe holds.
         "    print('a line', file=sys.stderr, flush=True)\n"
         "    open('ended', 'w').close()\n"
         "    return SimpleNamespace(not_mirrored='', num_missing=0, num_failed=0)\n"
