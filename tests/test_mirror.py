@@ -122,9 +122,15 @@ def test_a_cell_has_the_metric_of_the_table_and_its_chance():
     proposal, record = cell.confirm[0]
     metrics = {**record.metrics, name: 0.75}
     cell.confirm[0] = (proposal, dataclasses.replace(record, metrics=metrics))
-    assert content.cell_metrics(cell, declaration)[confirmed] == pytest.approx(0.425), "the diverged seed is at chance"
+    numbers = content.cell_metrics(cell, declaration)
+    assert confirmed not in numbers
+    assert (numbers["confirmed_min"], numbers["confirmed_max"]) == (0.1, 0.75), "the diverged seed is at chance"
     note = content.cell_note(cell, declaration)
-    assert "Confirmed test accuracy batch statistics: 42.5% over 2 seeds (10.0% to 75.0%)." in note
+    assert "Some confirm seeds trained and 1 of 2 collapsed (10.0% to 75.0%), so there is no mean." in note
+    cell.confirm[1] = (cell.confirm[1][0], dataclasses.replace(record, metrics={**metrics, name: 0.65}))
+    assert content.cell_metrics(cell, declaration)[confirmed] == pytest.approx(0.7)
+    note = content.cell_note(cell, declaration)
+    assert "Confirmed test accuracy batch statistics: 70.0% over 2 seeds (65.0% to 75.0%)." in note
 
 
 def test_a_state_is_seen_in_the_status_and_the_tags(store):
@@ -136,16 +142,18 @@ def test_a_state_is_seen_in_the_status_and_the_tags(store):
     assert found["confirm 1"].data.tags["diverged_at"] == "epoch 2 step 40 layer stem"
 
 
-def test_a_cell_counts_a_diverged_seed_as_chance(store):
+def test_a_cell_with_a_seed_that_diverged_and_one_that_trained_has_no_mean(store):
     _, _, runs = read_runs(store[0])
     run = runs["depth=20 arm=plain"]
-    assert run.data.metrics["confirmed_accuracy"] == pytest.approx((0.55 + 0.1) / 2)
+    assert "confirmed_accuracy" not in run.data.metrics
+    assert (run.data.metrics["confirmed_min"], run.data.metrics["confirmed_max"]) == (0.1, 0.55)
+    assert run.data.metrics["num_collapsed"] == 0
     assert run.data.metrics["confirmed_n"] == 2
     assert run.data.metrics["num_diverged"] == 1
     assert run.data.metrics["best_val_accuracy"] == pytest.approx(0.6)
     assert run.data.tags["winner.lr"] == "0.01"
     note = run.data.tags["mlflow.note.content"]
-    assert "Confirmed test accuracy: " in note
+    assert "Some confirm seeds trained and 1 of 2 collapsed (10.0% to 55.0%), so there is no mean." in note
     assert "Winner on validation data: tune 0 (lr 0.01)." in note
     assert run.data.params == {"depth": "20", "arm": "plain", "dataset": "digits", "ortho": "false"}
 
@@ -212,8 +220,10 @@ def test_runs_of_a_sweep_that_got_an_axis_are_found_by_it_too(out):
 
 
 def test_an_earlier_winners_numbers_do_not_stay(out):
-    mirrored(out)
     cells = make_cells()
+    cells[0].confirm[1] = make_trial(cells[0].cell, "confirm", 1)
+    mirrored(out, cells)
+    assert read_runs(out)[2]["depth=20 arm=plain"].data.metrics["confirmed_accuracy"] == pytest.approx(0.55)
     better = dataclasses.replace(cells[0].tune[0][1], state="complete", metrics={"val_accuracy": 0.9})
     cells[0].tune[0] = (cells[0].tune[0][0], better)
     cells[0].confirm.clear()
