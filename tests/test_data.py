@@ -217,7 +217,7 @@ def test_one_pixel_or_label_changes_the_digest():
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (RawImages(Split(torch.zeros(9, 1, 8, 8), torch.zeros(9, dtype=torch.int64)), None), "must be uint8 images"),
+        (RawImages(Split(torch.zeros(9, 1, 8, 8).int(), torch.zeros(9).long()), None), "must be uint8 images"),
         (
             RawImages(Split(torch.zeros(9, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)), None),
             "needs one label an image",

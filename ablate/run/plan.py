@@ -20,7 +20,7 @@ from ablate.run.capacity import Node, num_fitting
 from ablate.store.declaration import Declaration, DeclaredCell, SweepFolder, public_file
 from ablate.sweepfile.cells import Cell, build_cells, with_known_keys
 from ablate.sweepfile.claims import frozen_claims
-from ablate.sweepfile.feasibility import origin
+from ablate.sweepfile.feasibility import examples, origin
 from ablate.sweepfile.positions import Findings
 from ablate.sweepfile.spec import SweepSpec, load_spec, resolved_yaml
 from ablate.tasks.base import Prepared, Task
@@ -146,7 +146,8 @@ def make_plan(file: Path, profile: str | None, overrides: Sequence[str], out: Pl
     earlier = folder.earlier_declaration()
     cells = with_known_keys(spec, build_cells(spec), {cell.key for cell in earlier.cells} if earlier else ())
     data = _prepare_data(spec, cells, out)
-    return Plan(spec, cells, data, _declaration(spec, overrides, cells, data, folder), out)
+    remarks = _remarks(spec, cells, data)
+    return Plan(spec, cells, data, _declaration(spec, overrides, cells, data, folder, remarks), out)
 
 
 def _check_name(place: Place) -> None:
@@ -198,6 +199,18 @@ def _check_largest(spec: SweepSpec, cell: Cell, data: Prepared) -> None:
             _refuse(spec, cell, name, error)
 
 
+def _remarks(spec: SweepSpec, cells: list[Cell], data: list[Prepared]) -> list[str]:
+    """Return what the task says of the cells' configurations on their data, each once."""
+    found: dict[str, None] = {}
+    for cell, prepared in zip(cells, data, strict=True):
+        try:
+            for settings in examples(cell):
+                found.update(dict.fromkeys(spec.task.remarks(settings, prepared.facts)))
+        except ConfigError as error:
+            _refuse(spec, cell, error.parameter, error)
+    return list(found)
+
+
 def check_data(task: Task, settings: Mapping[str, Any], data: Prepared) -> None:
     """Check that settings ask no more of the data than there is.
 
@@ -218,7 +231,12 @@ def _refuse(spec: SweepSpec, cell: Cell, parameter: str, error: UsageError) -> N
 
 
 def _declaration(
-    spec: SweepSpec, overrides: Sequence[str], cells: list[Cell], data: list[Prepared], folder: SweepFolder
+    spec: SweepSpec,
+    overrides: Sequence[str],
+    cells: list[Cell],
+    data: list[Prepared],
+    folder: SweepFolder,
+    remarks: list[str],
 ) -> Declaration:
     content = {"spec": resolved_yaml(spec), "cells": [cell.key for cell in cells], "data": [d.digest for d in data]}
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
@@ -255,7 +273,7 @@ def _declaration(
         objective=spec.task.objective,
         task=spec.task.name,
         data_line=spec.task.data_line(facts),
-        notices=spec.task.notices(facts, [cell.settings for cell in cells]),
+        notices=[*spec.task.notices(facts, [cell.settings for cell in cells]), *remarks],
         file=public_file(str(spec.path)),
         path=str(spec.path),
         overrides=list(overrides),

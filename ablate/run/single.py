@@ -49,6 +49,7 @@ def train_one(
     try:
         settings = cell.config(values)
         check_data(cell.task, settings, data)
+        details = cell.task.details(settings, data.facts)
     except ConfigError as error:
         name = error.parameter
         given = next((f"--with {text}: " for text in reversed(tuned) if text.partition("=")[0] == name), "")
@@ -58,6 +59,8 @@ def train_one(
     for note in _notes(values, settings, cell):
         echo(note)
     echo(f"configuration: {', '.join(f'{name}={label(value)}' for name, value in settings.items())}")
+    for line in details:
+        echo(line)
     fingerprint = cell.task.fingerprint(settings, data.digest)
     num_epochs, objective = cell.task.num_epochs(settings), cell.task.metric(cell.task.objective)
     request = Request(

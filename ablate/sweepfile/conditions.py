@@ -72,5 +72,5 @@ def _taken(
     is_conditional = any(definition.when for definition in definitions) or bool(parameters.owners(name))
     is_drawn_always = bool(definitions) and not is_conditional
     if not is_set_always and not is_drawn_always:
-        taken.append(fixed.get(name, parameters.all()[name].default))
+        taken += [fixed[name]] if name in fixed else parameters.any_defaults(name)
     return list(dict.fromkeys(label(value) for value in taken))

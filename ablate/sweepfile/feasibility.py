@@ -10,9 +10,10 @@ from ablate.sweepfile.cells import Cell, build_cells
 from ablate.sweepfile.definitions import Tune
 from ablate.sweepfile.model import SweepSpec
 from ablate.sweepfile.positions import Findings, Keys
-from ablate.sweepfile.space import Definition, Label
+from ablate.sweepfile.space import Definition, Label, label
+from ablate.tasks.base import Settings
 from ablate.tasks.parameters import ConfigError
-from ablate.tasks.registry import Value
+from ablate.tasks.registry import Row, Value
 
 MAX_PAIRS = 100
 """Of choices that are tried together in a cell: bounds the time."""
@@ -23,6 +24,7 @@ def check_cells(spec: SweepSpec, tune: Tune, findings: Findings) -> None:
     cells = build_cells(spec)
     _check_configs(spec, cells, tune, findings)
     _check_data(spec, cells, findings)
+    _check_undecided(spec, cells, findings)
     for keys, name, of_use in _defined(spec, cells):
         if not of_use:
             findings.at_key(keys, f"{name} is used by no cell: the row that it belongs to is never chosen")
@@ -55,6 +57,16 @@ def _check_configs(spec: SweepSpec, cells: list[Cell], tune: Tune, findings: Fin
             findings.at_value(keys, message)
 
 
+def examples(cell: Cell) -> Iterator[Settings]:
+    """Yield whole configurations that a cell's trials can have: one, and one more for each choice of a tuned row."""
+    forced: list[dict[str, Any]] = [{}]
+    for definition in (d for kind in cell.task.parameters.kinds for d in cell.space.definitions(kind)):
+        needed = _satisfying(cell, definition)
+        forced += [{**needed, definition.sampled_name: sampled} for sampled in _sampled_values(definition)]
+    for each in forced:
+        yield cell.config(cell.space.suggest(_Forced(each)))
+
+
 def _check_data(spec: SweepSpec, cells: list[Cell], findings: Findings) -> None:
     for name in spec.task.data_parameters:
         if any(name in cell.space.tuned for cell in cells):
@@ -64,6 +76,22 @@ def _check_data(spec: SweepSpec, cells: list[Cell], findings: Findings) -> None:
             if cell.settings.get(name) != cells[0].settings.get(name):
                 message = f"{name} must be the same in all cells of one table"
                 findings.at_value(origin(spec, cell, name, {}), message)
+
+
+def _check_undecided(spec: SweepSpec, cells: list[Cell], findings: Findings) -> None:
+    """Refuse a parameter that nobody gives or searches, and that would be another in another trial of a cell."""
+    for cell in cells:
+        for name, defaults in cell.space.undecided.items():
+            kind = next(kind for kind in cell.space.tuned if any(name in row.brings for row in _rows(cell, kind)))
+            message = (
+                f"{name} is not given, and its default is another for another {kind.replace('_', ' ')} "
+                f"({', '.join(map(label, defaults))}): give {name} where {kind} is tuned"
+            )
+            findings.at_key(("tune", kind), message)
+
+
+def _rows(cell: Cell, kind: str) -> list[Row]:
+    return [row for row in cell.space.rows if row.kind == kind]
 
 
 class _Forced:

@@ -3,7 +3,8 @@
 A tuned parameter has one or more definitions, each perhaps with conditions (`when`) on other parameters, tuned or
 not. In every cell the conditions on parameters that are not tuned are settled once; those on tuned parameters are
 settled in every trial, so the parameters are drawn in the order of their conditions. A parameter of a row (momentum
-of sgd) is drawn only in trials that choose the row. Where no definition holds, a parameter keeps its default.
+of sgd) is drawn only in trials that choose the row. Where no definition holds, a parameter keeps its default, which a
+row may bring.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
+from itertools import product
 from typing import Any, Literal, Protocol
 
 from ablate.tasks import registry
@@ -122,7 +124,8 @@ class CellSpace:
 
     `settings` are the parameters that are not searched here, with the defaults of those left out; parameters that
     matter for no choice of rows in this cell are left out. `tuned` are the searched parameters in the order in which
-    they are drawn.
+    they are drawn. `undecided` are the defaults of parameters that are neither given nor searched, and whose default
+    is another for another choice of a row that is searched.
     """
 
     def __init__(
@@ -132,7 +135,7 @@ class CellSpace:
         self._given = dict(settings)
         self._kept: dict[str, tuple[Definition, ...]] = {}
         known = parameters.all()
-        self._defaults = {name: parameter.default for name, parameter in known.items()}
+        self._defaults = _possible_defaults(parameters, tune, settings)
         self._owners = {name: parameters.owners(name) for name in known}
         for parameter in suggestion_order(tune, parameters):
             kept = [definition for definition in tune[parameter] if self._can_hold(definition)]
@@ -147,6 +150,9 @@ class CellSpace:
         )
         untuned = {name: self._untuned(name) for name in usable if name not in self._kept}
         self.settings = {name: value for name, value in untuned.items() if value is not ABSENT}
+        self.undecided = {
+            name: self._defaults[name] for name in untuned if name not in self._given and len(self._defaults[name]) > 1
+        }
 
     @property
     def num_dimensions(self) -> int:
@@ -165,7 +171,7 @@ class CellSpace:
             active = self.parameters.active({**self.settings, **drawn})
             if parameter not in active:
                 continue
-            values = {**{name: known.default for name, known in active.items()}, **self._given, **drawn}
+            values = {**self.parameters.defaults({**self.settings, **drawn}), **self._given, **drawn}
             for definition in definitions:
                 if all(name in active and values[name] in allowed for name, allowed in definition.when.items()):
                     drawn[parameter] = definition.suggest(trial)
@@ -177,13 +183,13 @@ class CellSpace:
         return {parameter: [definition.describe() for definition in kept] for parameter, kept in self._kept.items()}
 
     def _untuned(self, parameter: str) -> Value:
-        return self._given.get(parameter, self._defaults[parameter])
+        return self._given.get(parameter, self._defaults[parameter][0])
 
     def _can_take(self, parameter: str, value: Value) -> bool:
         kept = self._kept.get(parameter)
         if kept is None:
             return self._untuned(parameter) == value
-        is_default = any(definition.when for definition in kept) and self._defaults[parameter] == value
+        is_default = any(definition.when for definition in kept) and value in self._defaults[parameter]
         return is_default or any(definition.can_be(value) for definition in kept)
 
     def _can_matter(self, parameter: str, when: Mapping[str, tuple[Value, ...]]) -> bool:
@@ -204,6 +210,29 @@ class CellSpace:
 
     def _varies(self, parameter: str) -> bool:
         return parameter in self._kept or any(kind in self._kept for kind in self._owners[parameter])
+
+
+def _possible_defaults(
+    parameters: Parameters, tune: Mapping[str, Sequence[Definition]], given: Mapping[str, Value]
+) -> dict[str, list[Value]]:
+    """Return for every parameter the defaults that it can have, each once: rows bring some, and rows are searched."""
+    searched: dict[str, list[str]] = {}
+    for kind in (kind for kind in parameters.kinds if kind in tune):
+        names = [str(value) for definition in tune[kind] for value in definition.candidates()]
+        is_conditional = any(definition.when for definition in tune[kind])
+        searched[kind] = [*dict.fromkeys([*names, *([str(parameters.core[kind].default)] if is_conditional else [])])]
+    # Rows that bring defaults can come together; of all others one differs at a time.
+    bringing = [kind for kind, names in searched.items() if any(registry.get(kind, name).defaults for name in names)]
+    together = [dict(zip(bringing, names, strict=True)) for names in product(*(searched[kind] for kind in bringing))]
+    single = [{kind: name} for kind, names in searched.items() if kind not in bringing for name in names]
+    first = {**given, **{kind: names[0] for kind, names in searched.items()}}
+    found: dict[str, list[Value]] = {}
+    for chosen in [*together, *single]:
+        for name, value in parameters.defaults({**first, **chosen}).items():
+            values = found.setdefault(name, [])
+            if value not in values:
+                values.append(value)
+    return {**{name: [parameter.default] for name, parameter in parameters.all().items()}, **found}
 
 
 def labels(values: Iterable[Value]) -> str:

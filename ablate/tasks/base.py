@@ -277,6 +277,18 @@ class Task(ABC):
         """Return the largest value that the data allows a parameter, and what it is, for errors."""
         return {}
 
+    def remarks(self, settings: Settings, facts: Mapping[str, Any]) -> list[str]:
+        """Return what the author should know of one whole configuration on its data before anything is trained.
+
+        Raises:
+            ConfigError: It does not suit the data.
+        """
+        return []
+
+    def details(self, settings: Settings, facts: Mapping[str, Any]) -> list[str]:
+        """Return what `train` says of a whole configuration before its first epoch."""
+        return []
+
     def data_line(self, facts: Mapping[str, Any]) -> str:
         """Return the data in one line for `plan` and the page; "" where there is none to speak of."""
         return ""

@@ -39,7 +39,7 @@ class Parameters:
 
     `core` are the parameters of every trial. `kinds` are those kinds of rows of which a trial has one each, chosen by
     the core parameter of the kind's name; each row brings parameters of its own. `build` makes of the values by name
-    what a row's check and the task itself are given.
+    what a row's check and the task itself are given. `users` are the defaults that users' rows bring, by kind.
     """
 
     def __init__(
@@ -47,11 +47,12 @@ class Parameters:
         core: Sequence[Parameter],
         kinds: Sequence[str] = (),
         build: Callable[[dict[str, Value]], Any] = lambda values: SimpleNamespace(**values),
+        users: Mapping[str, Mapping[str, Value]] | None = None,
     ) -> None:
         self.core = {parameter.name: parameter for parameter in core}
         self.kinds = tuple(kinds)
         self.build = build
-        registry.declare(self.kinds, self.core)
+        registry.declare(self.kinds, self.core, users)
 
     def all(self) -> dict[str, Parameter]:
         """Return every parameter that a sweep file can name: the core ones and those of all registered rows."""
@@ -81,7 +82,22 @@ class Parameters:
 
     def rows(self, settings: Mapping[str, Any]) -> dict[str, Row]:
         """Return the row of each kind that the settings, or else the defaults, choose."""
-        return {kind: registry.get(kind, str(settings.get(kind, self.core[kind].default))) for kind in self.kinds}
+        values = {**self._core_defaults(settings), **settings}
+        return {kind: registry.get(kind, str(values[kind])) for kind in self.kinds}
+
+    def _core_defaults(self, settings: Mapping[str, Any]) -> dict[str, Value]:
+        """Return the default of every core parameter: its own, or what a row brings that the settings choose.
+
+        A row that is chosen by such a default brings none.
+        """
+        defaults = {name: parameter.default for name, parameter in self.core.items()}
+        brought = (registry.get(kind, str(settings.get(kind, defaults[kind]))).defaults for kind in self.kinds)
+        return {**defaults, **{name: value for each in brought for name, value in each.items()}}
+
+    def defaults(self, settings: Mapping[str, Any]) -> dict[str, Value]:
+        """Return the default of every parameter that matters for these settings, given or not."""
+        active = {name: parameter.default for name, parameter in self.active(settings).items()}
+        return {**active, **self._core_defaults(settings)}
 
     def stamps(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Return name and version of the chosen row of each kind."""
@@ -94,6 +110,11 @@ class Parameters:
             active.update({parameter.name: parameter for parameter in row.parameters})
         return active
 
+    def any_defaults(self, name: str) -> list[Value]:
+        """Return the default of a parameter and all that rows bring for it, whichever are chosen."""
+        brought = (row.defaults[name] for kind in self.kinds for row in registry.rows(kind) if name in row.defaults)
+        return [self.all()[name].default, *brought]
+
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Value]:
         """Return the whole configuration, checked and flat; defaults fill what is left out.
 
@@ -104,7 +125,7 @@ class Parameters:
         """
         known = self.all()
         checked = {name: _checked(name, value, known) for name, value in settings.items()}
-        values = {name: checked.get(name, parameter.default) for name, parameter in self.active(checked).items()}
+        values = {name: checked.get(name, default) for name, default in self.defaults(checked).items()}
         config = self.build(values)
         for row in self.rows(values).values():
             parameter, message = _refusal(config, row)

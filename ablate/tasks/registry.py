@@ -12,8 +12,8 @@ import importlib.util
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +149,12 @@ class Row:
     `target` is the code, as "module:name" or the object itself. `version` is raised when the row's numbers
     change: it enters the fingerprint. `source` is a citation or "–". `check` returns (parameter,
     message) for a configuration that this row does not allow, else None. `origin` is the hash of the user's file that
-    registered the row, empty for built-in rows. `image_shape` is (channels, height, width) of a data set's images, so
-    that a net can refuse them before they are loaded; None where it is not known. `sources` of a data set is like
+    registered the row, empty for built-in rows. `image_shape` is (channels, height, width) of a data set's images, or
+    the shape of one of its items, so that a net can refuse them before they are loaded; None where it is not known.
+    `needs_images` says of a net or an augmentation that it refuses other shapes. `sources` of a data set is like
     `target`: it takes the folders and returns the paths of the files that the loader would read, none where they are
-    not there. Where their paths, sizes or times have changed, the data is prepared anew.
+    not there. Where their paths, sizes or times have changed, the data is prepared anew. `defaults` are those of
+    parameters of every trial, by name, where this row is chosen: what a sweep file does not give is this then.
     """
 
     kind: str
@@ -164,13 +166,20 @@ class Row:
     parameters: tuple[Parameter, ...] = ()
     check: Callable[[Any], tuple[str, str] | None] | None = None
     origin: str = ""
-    image_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
+    needs_images: bool = False
     sources: str | Callable[..., Any] | None = None
+    defaults: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def stamp(self) -> str:
         """What the fingerprint records of this row, for example "adam@1"."""
         return f"{self.name}@{self.version}" + (f"+{self.origin}" if self.origin else "")
+
+    @property
+    def brings(self) -> set[str]:
+        """The names of the parameters whose defaults depend on this row."""
+        return {*self.defaults, *(parameter.name for parameter in self.parameters)}
 
     def load(self) -> Any:
         """Import and return the code behind this row."""
@@ -189,17 +198,23 @@ def _imported_object(target: str | Callable[..., Any]) -> Any:
 
 
 _rows: dict[str, dict[str, Row]] = {}
-_reserved: dict[str, set[str]] = {}
+_core: dict[str, dict[str, Parameter]] = {}
+_users: dict[str, Mapping[str, Value]] = {}
 _loading_origin = ""
 _imported: dict[str, str] = {}
 
 
-def declare(kinds: Iterable[str], reserved: Iterable[str]) -> None:
-    """Say which kinds of rows there are, and which names none of their parameters can have."""
-    names = set(reserved)
+def declare(
+    kinds: Iterable[str], core: Mapping[str, Parameter], users: Mapping[str, Mapping[str, Value]] | None = None
+) -> None:
+    """Say which kinds of rows there are, and the parameters of every trial, whose names no row's parameter can have.
+
+    `users` are the `defaults` of rows that users register, by kind, unless a row has its own.
+    """
     for kind in kinds:
         _rows.setdefault(kind, {})
-        _reserved.setdefault(kind, set()).update(names)
+        _core.setdefault(kind, {}).update(core)
+        _users.setdefault(kind, (users or {}).get(kind, {}))
 
 
 def register(row: Row) -> None:
@@ -208,7 +223,7 @@ def register(row: Row) -> None:
     Raises:
         UsageError: The kind is unknown, the name is taken, or a parameter is not right.
     """
-    add(row, _loading_origin)
+    add(replace(row, defaults={**_users.get(row.kind, {}), **row.defaults}), _loading_origin)
 
 
 def add(row: Row, origin: str = "") -> None:
@@ -226,7 +241,7 @@ def _check_parameter(row: Row, parameter: Parameter) -> None:
     if not isinstance(parameter, Parameter):
         raise UsageError(f"parameters of {described(row)} must be Parameter objects, but got {parameter!r}")
     what = f"the parameter '{parameter.name}' of {described(row)}"
-    if parameter.name in _reserved[row.kind]:
+    if parameter.name in _core[row.kind]:
         raise UsageError(f"{what} needs another name: every trial has one of this name")
     try:
         parameter.check(parameter.default)
@@ -319,6 +334,7 @@ def load_imports(paths: Iterable[Path]) -> None:
 def _check_targets(origin: str) -> None:
     """Import the code of the rows that a user's file has registered, so that what is missing is told here."""
     for row in (row for known in _rows.values() for row in known.values() if row.origin == origin):
+        _check_defaults(row)
         try:
             target = row.load()
         except BaseException as error:
@@ -327,3 +343,16 @@ def _check_targets(origin: str) -> None:
             raise UsageError(f"the target {row.target!r} of {described(row)} fails: {error_text(error)}") from error
         if row.kind != "norm" and not callable(target):
             raise UsageError(f"the target of {described(row)} must be callable, but got {target!r}")
+
+
+def _check_defaults(row: Row) -> None:
+    """Refuse defaults that are none of every trial's parameters, or values that these cannot take."""
+    core = _core[row.kind]
+    for name, value in row.defaults.items():
+        what = f"the default of '{name}' that {described(row)} brings"
+        if name not in core:
+            raise UsageError(f"{what} is of no parameter of every trial. {choices_text(name, core)}")
+        try:
+            core[name].check(value)
+        except ValueError as error:
+            raise UsageError(f"{what} is not allowed: {error}") from None

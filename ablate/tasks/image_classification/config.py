@@ -165,7 +165,9 @@ def build(values: Mapping[str, Any]) -> TrialConfig:
     return TrialConfig(**core, options={name: value for name, value in values.items() if name not in CORE})
 
 
-PARAMETERS = Parameters(list(CORE.values()), KINDS, build)
+OWN_INIT = "own"
+"""The initialisation that leaves a net as its code makes it: that of users' nets, unless the file names another."""
+PARAMETERS = Parameters(list(CORE.values()), KINDS, build, users={"model": {"init": OWN_INIT}})
 
 
 def resolve(settings: Mapping[str, Any]) -> TrialConfig:

@@ -46,7 +46,7 @@ def _check_imagenet(config: TrialConfig) -> tuple[str, str] | None:
             f"'imagenet', but got {config.depth}. Nearest: {nearest}"
         )
     shape = config.row("dataset").image_shape
-    side = config.image_size or (min(shape[1:]) if shape else None)
+    side = config.image_size or (min(shape[1:]) if shape and len(shape) == 3 else None)
     if side is not None and side < IMAGENET_MIN_SIDE:
         return "image_size" if config.image_size else "model", (
             f"the model 'imagenet' divides images by 32, so they must be at least {IMAGENET_MIN_SIDE}×"
@@ -217,18 +217,19 @@ _ROWS = (
         source="Russakovsky et al. 2015, arXiv:1409.0575", version=2),
     # Augmentation.
     _row(kind="augment", name="none", target="data.augment:identity", summary="no augmentation"),
-    _row(kind="augment", name="crop_flip", target="data.augment:crop_flip",
+    _row(kind="augment", name="crop_flip", target="data.augment:crop_flip", needs_images=True,
         summary="pad by an eighth of the size on each side, crop at random, flip at random", source=HE_2016),
-    _row(kind="augment", name="resized_crop_flip", target="data.augment:resized_crop_flip",
+    _row(kind="augment", name="resized_crop_flip", target="data.augment:resized_crop_flip", needs_images=True,
         summary="random part of 8% to 100% of the area, resized, flipped at random: ImageNet's usual augmentation",
         source="Szegedy et al. 2015, arXiv:1409.4842"),
     # Nets.
-    _row(kind="model", name="cifar", target="models.cifar:CifarNet.build", check=_check_cifar,
+    _row(kind="model", name="cifar", target="models.cifar:CifarNet.build", needs_images=True, check=_check_cifar,
         summary="6n+2 layers in three stages, plain or with parameter-free shortcuts", source=HE_2016),
-    _row(kind="model", name="dirac", target="models.cifar:CifarNet.build_dirac", check=_check_dirac,
+    _row(kind="model", name="dirac", target="models.cifar:CifarNet.build_dirac", needs_images=True, check=_check_dirac,
         summary="the plain 6n+2 net with kernels diag(a)·δ + diag(b)·w/‖w‖ above the stem",
         source="Zagoruyko, Komodakis 2017, arXiv:1706.00388"),
-    _row(kind="model", name="imagenet", target="models.imagenet:ImageNetNet.build", check=_check_imagenet,
+    _row(kind="model", name="imagenet", target="models.imagenet:ImageNetNet.build", needs_images=True,
+        check=_check_imagenet,
         summary="18, 34 or 44 layers, or 50, 101 or 152 in bottlenecks, plain or residual; published with width 64",
         source=HE_2016),
     # What follows a convolution, or is done to its kernel.
@@ -258,6 +259,8 @@ _ROWS = (
     _row(kind="init", name="dirac", target="methods.inits:dirac",
         summary="kernels that pass their channels through; he in the fully connected layer",
         source="Zagoruyko, Komodakis 2017, arXiv:1706.00388"),
+    _row(kind="init", name="own", target="methods.inits:own",
+        summary="what the model's own code does; the default of models of your own"),
     # Regularizers.
     _row(kind="regularizer", name="none", target="methods.regularizers:NoRegularizer",
         summary="no regularizer"),

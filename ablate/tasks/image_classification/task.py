@@ -19,18 +19,21 @@ from ablate.tasks.image_classification.config import (
     OBJECTIVE,
     PARAMETERS,
     SHOWN,
+    TrialConfig,
     build,
     measured,
     resolve,
 )
 from ablate.tasks.image_classification.figures import DEPTH_CURVES, HEAT_MAPS
 from ablate.tasks.image_classification.published import NOTE, published
+from ablate.tasks.parameters import ConfigError
 from ablate.tasks.registry import Value
 
 if TYPE_CHECKING:
     import torch
 
     from ablate.tasks.image_classification.data.dataset import Dataset
+    from ablate.tasks.image_classification.training.building import Look
 
 NUMBERS = ("num_train", "num_val", "num_test", "num_classes")
 ENOUGH_IMAGES = 100
@@ -40,6 +43,9 @@ SIZES = ("depth", "width", "batch_size", "image_size")
 """The numbers that change the time of an epoch, or the memory."""
 TIMELESS = ("lr_schedule", "init")
 """The choices that do not."""
+STRUCTURE = ("dataset", "model", "shortcut", "norm", "modulation")
+"""The choices that a net is built by, beside its sizes and what its row has."""
+NUM_NAMED = 5
 
 
 class ImageClassification(Task):
@@ -125,17 +131,43 @@ class ImageClassification(Task):
             return {}
         return {"batch_size": (number, f"the {number} training images of {facts.get('dataset')}")}
 
+    def remarks(self, settings: Settings, facts: Mapping[str, Any]) -> list[str]:
+        """Say how much of a user's net is initialised otherwise than its code does; check nets and augmentation."""
+        config = build(settings)
+        _check_shape(config, facts["image_shape"])
+        own = config.row("model").defaults.get("init")
+        if own is None:
+            return []
+        found = _looked_at(config, facts)
+        if config.init == own:
+            return []
+        return [
+            f"init '{config.init}' overwrites {len(found.weights)} of the {found.num_tensors} tensors of model "
+            f"'{config.model}': init '{own}' is its own"
+        ]
+
+    def details(self, settings: Settings, facts: Mapping[str, Any]) -> list[str]:
+        """Name the tensors that L2 and the regularizers act on."""
+        config = build(settings)
+        remarks = self.remarks(settings, facts)
+        found = _looked_at(config, facts)
+        named = ", ".join(found.weights[:NUM_NAMED])
+        more = f" and {len(found.weights) - NUM_NAMED} more" if len(found.weights) > NUM_NAMED else ""
+        text = f"L2 and regularizers act on {len(found.weights)} of {found.num_tensors} tensors"
+        return [*remarks, f"{text}: {named}{more}" if named else text]
+
     def data_line(self, facts: Mapping[str, Any]) -> str:
         """For example "digits 1×8×8, 1,200 training, 237 validation and 360 test images"."""
         # The first declarations had neither name nor shape.
         parts = (str(facts.get("dataset", "")), "×".join(map(str, facts.get("image_shape", ()))))
         name = f"{' '.join(part for part in parts if part)}, " if any(parts) else ""
-        numbers = f"{facts['num_train']} training, {facts['num_val']} validation and {facts['num_test']} test images"
-        return name + numbers
+        numbers = f"{facts['num_train']} training, {facts['num_val']} validation and {facts['num_test']} test"
+        return f"{name}{numbers} {_items(facts)}"
 
     def notices(self, facts: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what the images are too few to tell, or cannot tell."""
         found = []
+        items = _items(facts)
         asked = [settings.get("num_val") for settings in cells]
         num_val = min(number if isinstance(number, int) else facts["num_val"] for number in asked)
         for part, number, effect in (
@@ -147,10 +179,11 @@ class ImageClassification(Task):
             ("test", facts["num_test"], "smaller differences cannot be seen in a single trial"),
         ):
             if number < ENOUGH_IMAGES:
-                found.append(f"one of the {number} {part} images is worth {100 / number:.1f} points: {effect}")
+                found.append(f"one of the {number} {part} {items} is worth {100 / number:.1f} points: {effect}")
         for part, names in facts.get("absent", {}).items():
             shown = ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            found.append(f"no {part} image shows {shown}: accuracy says nothing about what has no image")
+            one = items.removesuffix("s")
+            found.append(f"no {part} {one} shows {shown}: accuracy says nothing about what has no {one}")
         return found
 
     def published(self, metric: str, settings: Mapping[str, Any]) -> str | None:
@@ -204,6 +237,38 @@ class ImageClassification(Task):
             for name, value in settings.items()
             if name in SIZES or (isinstance(value, str) and name not in TIMELESS)
         }
+
+
+def _items(facts: Mapping[str, Any]) -> str:
+    """Return what the data are made of, for prose."""
+    return "images" if len(facts.get("image_shape", ())) in (0, 3) else "examples"
+
+
+def _check_shape(config: TrialConfig, shape: Sequence[int]) -> None:
+    """Refuse nets and augmentations for images where the data has another shape."""
+    for row in (config.row("model"), config.row("augment")):
+        if row.needs_images and len(shape) != 3:
+            choices = " Name one of your own: see docs/extending.md" if row.kind == "model" else " Name none"
+            raise ConfigError(
+                f"{row.kind} '{row.name}' needs images (channels, height, width), but an item of the data set "
+                f"'{config.dataset}' has the shape {tuple(shape)}.{choices}",
+                row.kind,
+            )
+
+
+def _looked_at(config: TrialConfig, facts: Mapping[str, Any]) -> Look:
+    """Return what a net of this configuration has; nets that differ in nothing else than their training share it."""
+    names = {parameter.name for kind in ("model", "modulation") for parameter in config.row(kind).parameters}
+    kept = {name: value for name, value in config.settings().items() if name in (*SIZES, *STRUCTURE, *names)}
+    return _look(tuple(kept.items()), tuple(facts["image_shape"]), facts["num_classes"])
+
+
+@functools.lru_cache(maxsize=64)
+def _look(settings: tuple[tuple[str, Value], ...], shape: tuple[int, ...], num_classes: int) -> Look:
+    from ablate.tasks.image_classification.training.building import look
+
+    kept = dict(settings)
+    return look(build({**PARAMETERS.defaults(kept), **kept}), shape, num_classes)
 
 
 def _are_counts(counts: Any, num_classes: int, total: int) -> bool:

@@ -1,4 +1,7 @@
-"""What a loader returns and what a trial trains on."""
+"""What a loader returns and what a trial trains on: images, or floats of any shape.
+
+The names speak of images, which most data are; `shape` is that of one of them, or of what stands in its place.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ class Images(Protocol):
         """(num,), int64, in [0, num_classes)."""
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+    def image_shape(self) -> tuple[int, ...]:
+        """(channels, height, width), or the shape of one item."""
 
     def __len__(self) -> int: ...
 
@@ -48,7 +51,7 @@ class Images(Protocol):
 class Split:
     """Images and their labels.
 
-    images: (num, channels, height, width), uint8, 0 is black.
+    images: (num, channels, height, width), uint8, 0 is black; or (num, features, …), floats of any shape and range.
     labels: (num,), int64, in [0, num_classes).
     """
 
@@ -59,10 +62,9 @@ class Split:
         return len(self.labels)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
+    def image_shape(self) -> tuple[int, ...]:
+        """(channels, height, width), or the shape of one item."""
+        return tuple(self.images.shape[1:])
 
     def batches(self, order: torch.Tensor, size: int, augment: Augment, generator: torch.Generator) -> Iterator[Batch]:
         """Yield augmented (images, labels), `size` at a time, in an order: (num,), int64."""
@@ -113,7 +115,8 @@ class RawImages:
 class Dataset:
     """The three splits of one data set, with what is needed to normalise and to identify them.
 
-    mean, std: (channels,), float32, of the training images divided by 255; std is at least 1/255.
+    mean, std: (channels,), float32, of the training images divided by 255, std at least 1/255; or of the floats, along
+    their first dimension, std 1 where all are equal.
     digest: 16 hex digits over the images and labels of the three splits.
     class_names: what messages call the classes; empty leaves them their numbers.
     """
@@ -129,8 +132,8 @@ class Dataset:
     class_names: tuple[str, ...] = ()
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+    def image_shape(self) -> tuple[int, ...]:
+        """(channels, height, width), or the shape of one item."""
         return self.train.image_shape
 
     def to(self, device: torch.device | str) -> Dataset:

@@ -24,7 +24,7 @@ from ablate.tasks.image_classification.data.dataset import Dataset, Images, RawI
 from ablate.tasks.image_classification.data.folders import DataFolders
 from ablate.tasks.image_classification.data.image_folder import DEFAULT_SIZE, MEAN, STD, ImageFiles
 from ablate.tasks.image_classification.data.labels import absent_classes, check_labels
-from ablate.tasks.image_classification.data.soundness import check_files
+from ablate.tasks.image_classification.data.soundness import check_files, check_tensors
 from ablate.tasks.image_classification.data.splits import split_images
 from ablate.tasks.image_classification.data.tensors import read_tensors
 
@@ -44,8 +44,8 @@ _logger = logging.getLogger(__name__)
 class PreparedData:
     """Where the prepared file of a data set lies and what is in it.
 
-    `image_shape` is (channels, height, width). `test_counts` are the test images of each class, in the order of the
-    labels. `absent` names the classes that have no validation or no test image.
+    `image_shape` is (channels, height, width), or the shape of one item. `test_counts` are the test images of each
+    class, in the order of the labels. `absent` names the classes that have no validation or no test image.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class PreparedData:
     num_val: int
     num_test: int
     num_classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     test_counts: tuple[int, ...] = ()
     absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -182,7 +182,7 @@ def _counts(split: Images, num_classes: int) -> list[int]:
 
 def _make(config: TrialConfig, folders: DataFolders) -> Dataset:
     raw: RawImages = config.row("dataset").load()(folders)
-    _check_images(config.dataset, raw)
+    check_tensors(config.dataset, raw)
     num_classes = check_labels(config.dataset, raw)
     check_files(split for split in (raw.train, raw.test) if isinstance(split, ImageFiles))
     splits = split_images(config.dataset, raw, num_train=config.num_train, num_val=config.num_val)
@@ -194,26 +194,8 @@ def _make(config: TrialConfig, folders: DataFolders) -> Dataset:
     )  # fmt: skip
 
 
-def _check_images(dataset: str, raw: RawImages) -> None:
-    """Refuse what is no labelled image set."""
-    for part, split in (("training", raw.train), ("test", raw.test)):
-        if not isinstance(split, Split):
-            continue
-        images, labels = split.images, split.labels
-        found = f"got {images.dtype} {tuple(images.shape)} and {labels.dtype} {tuple(labels.shape)}"
-        if images.dtype != torch.uint8 or images.ndim != 4 or labels.dtype != torch.int64 or labels.ndim != 1:
-            raise DataError(
-                f"the {part} part of the data set '{dataset}' must be uint8 images (num, channels, height, width) "
-                f"and int64 labels (num,), but {found}"
-            )
-        if len(images) != len(labels) or len(images) == 0:
-            raise DataError(f"the {part} part of the data set '{dataset}' needs one label an image, but {found}")
-        if split.image_shape != raw.train.image_shape:
-            raise DataError(f"training and test images of the data set '{dataset}' must have the same shape: {found}")
-
-
 def _resized(split: Images, config: TrialConfig) -> Images:
-    """Return the images at image_size; files are cropped to it when they are decoded."""
+    """Return the images at image_size; files are cropped to it when they are decoded. Floats come in float32."""
     if isinstance(split, ImageFiles):
         return dataclasses.replace(split, size=config.image_size or DEFAULT_SIZE)
     return Split(_downscale(split.images, config), split.labels) if isinstance(split, Split) else split
@@ -221,6 +203,13 @@ def _resized(split: Images, config: TrialConfig) -> Images:
 
 def _downscale(images: torch.Tensor, config: TrialConfig) -> torch.Tensor:
     """Return the images averaged down to image_size, rounded to uint8; each output pixel is the mean of its area."""
+    if images.is_floating_point():
+        if config.image_size is not None:
+            raise DataError(
+                f"image_size averages uint8 images down, but the data set '{config.dataset}' has floats of shape "
+                f"{tuple(images.shape[1:])}: leave it out"
+            ).about("image_size")
+        return images.float()
     size, (height, width) = config.image_size, images.shape[2:]
     if size is None or size == height == width:
         return images
@@ -234,16 +223,29 @@ def _downscale(images: torch.Tensor, config: TrialConfig) -> torch.Tensor:
 
 
 def _statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation of each channel of images/255, both (channels,), float32.
+    """Return mean and standard deviation of each channel of images/255, or of floats, both (channels,), float32.
 
     They are computed from exact counts of the grey levels, so they do not depend on the number of threads.
     """
+    if images.is_floating_point():
+        return _float_statistics(images)
     levels = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
     shares = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
     mean = shares @ levels
     variance = (shares * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1)
     return mean.float(), variance.sqrt().clamp(min=STD_FLOOR).float()
+
+
+def _float_statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation along the first dimension of the items; 1 where all values are equal.
+
+    In float64 and by numpy, whose sums do not depend on the number of threads.
+    """
+    columns = [column.numpy().astype("float64").ravel() for column in values.unbind(1)]
+    mean = torch.tensor([float(column.mean()) for column in columns])
+    std = [float(column.std()) if column.min() < column.max() else 1.0 for column in columns]
+    return mean, torch.tensor(std).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _digest(*splits: Images) -> str:

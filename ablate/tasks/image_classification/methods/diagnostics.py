@@ -91,9 +91,11 @@ class Probe:
         `error_log_slope` is the least-squares slope of ln q over the convolutions, counted from the input: errors that
         grow by a factor c a layer toward the input have −ln c. `error_top_over_bottom` is q of the topmost convolution
         over that of the lowest. `modulated_share`, with modulation only, is the share of the convolutions whose error
-        it rescales.
+        it rescales. A net without convolutions has nothing to say.
         """
         convolutions = [index for index, layer in enumerate(self.layers) if isinstance(layer, nn.Conv2d)]
+        if not convolutions:
+            return {}
         of = dict(zip(MEASURES, measures.double()[:, convolutions], strict=True))
         q = of["error_mean_square"]
         usable = (q > 0) & torch.isfinite(q)

@@ -71,6 +71,10 @@ def dirac(weight: Tensor, generator: Generator) -> None:
     _fill_centre(weight, torch.nn.functional.one_hot(channels, weight.shape[1]).to(weight))
 
 
+def own(weight: Tensor, generator: Generator) -> None:
+    """Leave the weight as the model's own code has made it, from torch's generator with the trial's seed."""
+
+
 def _orthonormal_rows(num_rows: int, num_columns: int, generator: Generator) -> Tensor:
     """Return (num_rows, num_columns) in float64: rows in groups of at most num_columns, each group orthonormal."""
     groups = []

@@ -64,8 +64,9 @@ class Shortcut(nn.Module):
 
 
 def regularized_weights(net: nn.Module) -> list[Tensor]:
-    """Return the conv and fc weights in forward order: what initialisation and regularizer act on.
+    """Return the weights of all Conv2d and Linear layers in forward order: what init, L2 and regularizers act on.
 
+    Those that are trained as they are, each once: none that is frozen, or computed by a parametrization of torch's.
     Of a reparametrised convolution it is the stored `weight`, whose filters are normalised in the forward pass, and
     not the kernel that is computed from it. Its gains are not regularized, as those of batch norm are not.
     A kernel carries the stride of its convolution as `conv_stride`, which one regularizer asks for.
@@ -74,4 +75,5 @@ def regularized_weights(net: nn.Module) -> list[Tensor]:
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             layer.weight.conv_stride = layer.stride[0]  # type: ignore[attr-defined]
-    return [layer.weight for layer in layers]
+    weights = {id(layer.weight): layer.weight for layer in layers if isinstance(layer.weight, nn.Parameter)}
+    return [weight for weight in weights.values() if weight.requires_grad]

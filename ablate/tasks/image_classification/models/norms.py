@@ -65,9 +65,13 @@ NONE = Norm()
 WEIGHT = Norm(conv=WeightNormConv2d)
 
 
-def batch_norms(net: nn.Module) -> list[nn.BatchNorm2d]:
-    """Return all layers with running statistics, in forward order; BatchRenorm2d is one of them."""
-    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+def batch_norms(net: nn.Module) -> list[BatchNorm]:
+    """Return all batch norms with running statistics, in forward order; BatchRenorm2d is one of them."""
+    norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
+    return [norm for norm in norms if norm.running_mean is not None]
 
 
 @contextlib.contextmanager

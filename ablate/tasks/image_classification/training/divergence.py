@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ablate.tasks.image_classification.config import TrialConfig
 
@@ -61,7 +62,7 @@ def _watch(net: nn.Module, found: list[tuple[str, str]]) -> list[Any]:
     return handles
 
 
-def _output_check(name: str, found: list[tuple[str, str]]) -> Callable[[nn.Module, Any, Tensor], None]:
+def _output_check(name: str, found: list[tuple[str, str]]) -> Callable[[nn.Module, Any, Any], None]:
     def note(what: str) -> Callable[[Tensor], None]:
         def check(value: Tensor) -> None:
             if not found and not bool(torch.isfinite(value).all()):
@@ -69,10 +70,12 @@ def _output_check(name: str, found: list[tuple[str, str]]) -> Callable[[nn.Modul
 
         return check
 
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        note("non-finite output")(output)
-        if output.requires_grad:
-            output.register_hook(note("non-finite backpropagated error"))
+    def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        # Some layers, such as torch's LSTM, return several tensors.
+        for output in (each for each in tree_leaves(outputs) if isinstance(each, Tensor)):
+            note("non-finite output")(output)
+            if output.requires_grad:
+                output.register_hook(note("non-finite backpropagated error"))
 
     return hook
 

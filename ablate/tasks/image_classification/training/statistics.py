@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ablate.tasks import registry
 from ablate.tasks.image_classification.config import TrialConfig
-from ablate.tasks.image_classification.models.norms import BatchRenorm2d, batch_norms, batch_statistics
+from ablate.tasks.image_classification.models.norms import BatchNorm, BatchRenorm2d, batch_norms, batch_statistics
 
 Statistics = list[tuple[Tensor, Tensor]]
 """(mean, variance) of every batch norm in forward order, each (channels,), float32."""
@@ -66,9 +66,10 @@ def estimate(net: nn.Module, batches: Iterable[Tensor], forward: Callable[[Tenso
              for norm, (mean, variance) in zip(norms, running_statistics(net), strict=True)}  # fmt: skip
 
     def note(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if not isinstance(norm, nn.BatchNorm2d):
+        if not isinstance(norm, BatchNorm):
             return
-        variance, mean = torch.var_mean(inputs[0].float(), (0, 2, 3), correction=0)
+        values = inputs[0].float()
+        variance, mean = torch.var_mean(values, (0, *range(2, values.dim())), correction=0)
         counts[norm] += 1
         num, (means, variances) = counts[norm], found[norm]
         delta = mean - means

@@ -30,14 +30,15 @@ def time_epoch(config: TrialConfig, dataset: Dataset, device: torch.device) -> C
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     num_timed, started, began = 0, 0.0, time.perf_counter()
-    for index, (images, labels) in enumerate(trainer.batches()):
-        if index == WARMUP_STEPS:
-            _wait(device)
-            started = time.perf_counter()
-        trainer.step(images, labels, index)
-        num_timed = index + 1 - WARMUP_STEPS
-        if num_timed >= MAX_STEPS or (num_timed >= 1 and time.perf_counter() - began > MAX_S):
-            break
+    with trainer.drawing():
+        for index, (images, labels) in enumerate(trainer.batches()):
+            if index == WARMUP_STEPS:
+                _wait(device)
+                started = time.perf_counter()
+            trainer.step(images, labels, index)
+            num_timed = index + 1 - WARMUP_STEPS
+            if num_timed >= MAX_STEPS or (num_timed >= 1 and time.perf_counter() - began > MAX_S):
+                break
     _wait(device)
     step_s = (time.perf_counter() - (started if num_timed > 0 else began)) / max(1, num_timed)
     return Cost(

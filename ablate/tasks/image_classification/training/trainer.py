@@ -9,6 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,14 +24,15 @@ from ablate.tasks.image_classification.config import STATISTICS, TrialConfig
 from ablate.tasks.image_classification.data.dataset import Batch, Dataset, Images
 from ablate.tasks.image_classification.data.tensors import read_tensors
 from ablate.tasks.image_classification.methods.diagnostics import MEASURES, Probe
-from ablate.tasks.image_classification.methods.modulation_base import Modulation, RuledModulation
+from ablate.tasks.image_classification.methods.modulation_base import RuledModulation
 from ablate.tasks.image_classification.methods.regularizers import Moment
-from ablate.tasks.image_classification.models.kernels import match_gains
 from ablate.tasks.image_classification.models.layers import Modulate, regularized_weights
 from ablate.tasks.image_classification.models.norms import batch_statistics
+from ablate.tasks.image_classification.training.building import build_modulation, build_net, initialise
 from ablate.tasks.image_classification.training.divergence import first_offence
 from ablate.tasks.image_classification.training.hooks import Hook, ModulationHook, RegularizerHook, StatisticsHook
 from ablate.tasks.image_classification.training.lr_schedules import lr_at
+from ablate.tasks.image_classification.training.randomness import seeded
 from ablate.tasks.image_classification.training.statistics import (
     Statistics,
     StatisticsSchedule,
@@ -58,9 +60,9 @@ class ImageProgress(Progress):
 class Trainer(Training):
     """One net, its optimizer and its random streams.
 
-    All random numbers derive from `seed`: the initial weights, and for every epoch anew the order of the images and
-    the augmentation. So nothing random has to be saved, and the same seed gives the same numbers wherever an epoch
-    is run again.
+    All random numbers derive from `seed`: the initial weights, and for every epoch anew the order of the images,
+    the augmentation and what a net draws itself, such as dropout. So nothing random has to be saved, and the same seed
+    gives the same numbers wherever an epoch is run again.
     """
 
     def __init__(self, config: TrialConfig, dataset: Dataset, seed: int, device: torch.device) -> None:
@@ -74,10 +76,12 @@ class Trainer(Training):
             raise ValueError(f"batch_size {config.batch_size} exceeds the {len(dataset.train.labels)} training images")
         self.num_epochs = config.epochs
         self.num_steps = self.steps_per_epoch * config.epochs
-        self.mean = dataset.mean.to(device).view(1, -1, 1, 1)
-        self.std = dataset.std.to(device).view(1, -1, 1, 1)
+        ones = (1,) * (len(dataset.image_shape) - 1)
+        self.mean = dataset.mean.to(device).view(1, -1, *ones)
+        self.std = dataset.std.to(device).view(1, -1, *ones)
         self.augment = config.row("augment").load()
-        self.layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+        has_pixels = len(dataset.image_shape) == 3 and device.type != "mps"
+        self.layout = torch.channels_last if has_pixels else torch.contiguous_format
         self.net = self._build_net().to(device)
         if self.layout == torch.channels_last:
             self.net = self.net.to(memory_format=self.layout)
@@ -87,7 +91,7 @@ class Trainer(Training):
         self.found: dict[str, Statistics] = {}  # For the present weights, by row of `statistics`.
         weights = regularized_weights(self.net)
         self.regularizer = config.row("regularizer").load()(weights, config)
-        self.modulation: Modulation | None = config.row("modulation").load()(config, self.net)
+        self.modulation = build_modulation(config, self.net)
         self.hooks: dict[str, Hook] = {"statistics": StatisticsHook(self.statistics)}
         if self.modulation is not None:
             self.hooks["modulation"] = ModulationHook(self.modulation, self.num_steps)
@@ -95,19 +99,19 @@ class Trainer(Training):
         self.optimizer = self._build_optimizer(weights)
         self.num_parameters = sum(parameter.numel() for parameter in self.net.parameters())
 
+    def drawing(self, what: str = "steps") -> AbstractContextManager[None]:
+        """Seed what is drawn from global generators: for the steps of an epoch, or another part of it, each anew."""
+        return seeded(derive_seed(self.seed, what, self.progress.epoch), self.device)
+
     def _build_net(self) -> nn.Module:
-        config = self.config
-        net: nn.Module = config.row("model").load()(config, self.dataset.image_shape[0], self.dataset.num_classes)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "init"))
-        init = config.row("init").load()
-        for weight in regularized_weights(net):
-            init(weight, generator)
-        match_gains(net)
+        with self.drawing("build"):
+            net = build_net(self.config, self.dataset.image_shape, self.dataset.num_classes)
+        initialise(net, self.config, derive_seed(self.seed, "init"))
         return net
 
     def _build_optimizer(self, weights: list[Tensor]) -> torch.optim.Optimizer:
         chosen = {id(weight) for weight in weights}
-        rest = [parameter for parameter in self.net.parameters() if id(parameter) not in chosen]
+        rest = [each for each in self.net.parameters() if id(each) not in chosen and each.requires_grad]
         groups = [
             {"params": weights, "weight_decay": self.regularizer.weight_decay},
             {"params": rest, "weight_decay": 0.0},
@@ -168,14 +172,15 @@ class Trainer(Training):
         correct = torch.zeros((), device=self.device)
         self.net.train()
         bad, depth_curves = None, {}
-        for index, (images, labels) in enumerate(self.batches()):
-            loss, logits = self.step(images, labels, index)
-            losses[index] = loss
-            correct += (logits.argmax(1) == labels).sum()
-            if index % CHECK_EVERY == CHECK_EVERY - 1 or index == self.steps_per_epoch - 1:
-                bad = self._first_bad_step(losses[: index + 1])
-                if bad is not None:
-                    break
+        with self.drawing():
+            for index, (images, labels) in enumerate(self.batches()):
+                loss, logits = self.step(images, labels, index)
+                losses[index] = loss
+                correct += (logits.argmax(1) == labels).sum()
+                if index % CHECK_EVERY == CHECK_EVERY - 1 or index == self.steps_per_epoch - 1:
+                    bad = self._first_bad_step(losses[: index + 1])
+                    if bad is not None:
+                        break
         if bad is not None:
             divergence = self._locate(saved, bad)
             self.progress.duration_s += time.perf_counter() - started
@@ -202,7 +207,8 @@ class Trainer(Training):
         acts = self.modulation is not None and self.modulation.acts(step, self.num_steps)
         modulation = self.modulation if acts else None
         lr = self.optimizer.param_groups[0]["lr"]
-        self.progress.layers.append(probe.measure(self.forward, images, labels, lr, modulation))
+        with self.drawing("probe"):
+            self.progress.layers.append(probe.measure(self.forward, images, labels, lr, modulation))
         return probe.depth_curves(self.progress.layers[-1], isinstance(self.modulation, RuledModulation))
 
     def batches(self) -> Any:
@@ -218,8 +224,9 @@ class Trainer(Training):
             yield self.normalise(images), labels
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Map uint8 images to floats with mean 0 and variance 1 over the training images."""
-        return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.layout)
+        """Map uint8 images, or floats, to floats with mean 0 and variance 1 over the training images."""
+        values = images if images.is_floating_point() else images.float() / 255
+        return ((values - self.mean) / self.std).contiguous(memory_format=self.layout)
 
     def step(self, images: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """Do one step, the `index`-th of the epoch; return the loss before it, detached, and the logits."""
@@ -244,10 +251,11 @@ class Trainer(Training):
 
     def forward(self, images: Tensor, modulate: Modulate | None = None) -> Tensor:
         """Return the logits in float32, computed in the configuration's precision."""
+        points = {} if modulate is None else {"modulate": modulate}
         if self.config.precision == "float32":
-            return self.net(images, modulate)  # type: ignore[no-any-return]
+            return self.net(images, **points)  # type: ignore[no-any-return]
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            logits: Tensor = self.net(images, modulate)
+            logits: Tensor = self.net(images, **points)
         return logits.float()
 
     def _make_precise(self) -> None:
@@ -255,7 +263,8 @@ class Trainer(Training):
         num_batches = int(str(self.config.options.get("precise_batches", 0)))
         if num_batches and self.progress.epoch == self.config.epochs - 1:
             images = (images for images, _ in itertools.islice(self.batches(), num_batches))
-            found = estimate(self.net, images, self.forward)
+            with self.drawing("statistics"):
+                found = estimate(self.net, images, self.forward)
             for kept, new in zip(running_statistics(self.net), found, strict=True):
                 kept[0].copy_(new[0])
                 kept[1].copy_(new[1])
@@ -264,7 +273,8 @@ class Trainer(Training):
         """Return what a row of `statistics` gives every batch norm for the present weights."""
         if name not in self.found:
             row = registry.get("statistics", name)
-            self.found[name] = row.load()(self.net, self.config, self._draw, self.forward)
+            with self.drawing("statistics"):
+                self.found[name] = row.load()(self.net, self.config, self._draw, self.forward)
         return self.found[name]
 
     def _draw(self, num: int) -> Iterator[Tensor]:
@@ -275,8 +285,8 @@ class Trainer(Training):
         split, epoch = self.dataset.train, self.progress.epoch
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "statistics", epoch))
         num = min(num, len(split))
-        _, height, width = self.dataset.image_shape
-        size = min(num, max(self.config.batch_size, MAX_PIXELS // (height * width)))
+        num_pixels = math.prod(self.dataset.image_shape[1:])
+        size = min(num, max(self.config.batch_size, MAX_PIXELS // num_pixels))
         order = torch.randperm(len(split), generator=generator)[: num // size * size]
         for images, _ in split.batches(order, size, self.augment, generator):
             yield self.normalise(images)
@@ -290,7 +300,8 @@ class Trainer(Training):
 
     def _locate(self, saved: dict[str, Any], index: int) -> Divergence:
         self.load_state(saved)
-        index, layer, message = first_offence(self, index)
+        with self.drawing():
+            index, layer, message = first_offence(self, index)
         step = self.progress.epoch * self.steps_per_epoch + index
         return Divergence(self.progress.epoch + 1, step, layer, message)
 
@@ -304,9 +315,9 @@ class Trainer(Training):
         """
         self.net.eval()
         if statistics == "batch":
-            with batch_statistics(self.net):
+            with batch_statistics(self.net), self.drawing("evaluation"):
                 return self._measure(split, _without_single(split.in_order(self.config.batch_size)))
-        with holding(self.net, self.statistics_of(statistics or self.config.statistics)):
+        with holding(self.net, self.statistics_of(statistics or self.config.statistics)), self.drawing("evaluation"):
             return self._measure(split, split.in_order(EVAL_BATCH))
 
     def measure(self, is_confirmed: bool) -> dict[str, float]:
