@@ -290,6 +290,8 @@ class TestSweepFile:
                                 "reports. Name it as task.length, or set pruner: none")  # fmt: skip
         named = TASK.replace("metrics", "length: rounds, metrics")
         assert load_spec(write(tmp_path, file=file, task=named)).budget.pruner == "median"
+        code = body("trial.report(val_rmse=config.rounds)")
+        assert ran(write(tmp_path, code, named, file), "tune", settings={"rounds": 4}).state == "complete"
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),

@@ -34,7 +34,8 @@ class OwnTask(Task):
         self.objective = self.metrics[0].name
         self.shown = self.metrics[min(1, len(self.metrics) - 1)].name
         self.length = entry.get("length") or next((name for name in LENGTHS if name in self.parameters.core), "")
-        if entry.get("length") and self.length not in self.parameters.core:
+        # A worker has no values: it is told what each trial sets.
+        if values and entry.get("length") and self.length not in self.parameters.core:
             known = choices_text(self.length, self.parameters.core)
             raise UsageError(f"length must be a parameter of this file, but got '{self.length}'. {known}", "length")
         self.timeout_s = entry.get("trial_timeout")
