@@ -102,6 +102,11 @@ def num_gpus() -> int:
     return present if visible is None else min(present, len([name for name in visible.split(",") if name.strip()]))
 
 
+def user_seed(seed: int) -> int:
+    """Return a trial's seed as users' code is given it: numpy takes 32 bits, other libraries a signed number of them."""
+    return seed % 2**31
+
+
 def chosen_device(device: str) -> str:
     """Return the device that "auto" stands for: cuda where there is a GPU, else the CPU."""
     return device if device != "auto" else "cuda" if num_gpus() else "cpu"
