@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ablate import starters
 from ablate.command_lines import DEFAULT_OUT, Commands
 from ablate.errors import AblateError, SweepStoppedError, UsageError, is_out_of_memory, printable
 from ablate.places import ObjectPath, Place, local_view, to_place
@@ -137,6 +138,21 @@ def main() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Warnings("warning: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(starters.kinds()), default=starters.DEFAULT)
+@click.option("--to", type=LocalPath(path_type=Path, file_okay=False), default=".", help="Default: this folder.")
+def init(kind: str, to: Path) -> None:
+    """Write a small example that runs, to begin your own ablation from.
+
+    Its trials are a function of your own (the default) or a script, a transformer, a function in a notebook, or the
+    nets that come with Ablate. No file is overwritten.
+    """
+    written = starters.write(kind, to)
+    for path in written:
+        _say(f"wrote {path}")
+    _say(f"Next: {starters.next_line(written)}")
 
 
 @main.command()

@@ -14,7 +14,8 @@ from ablate.sweepfile.spec import load_spec
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ablate"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+EXAMPLES = PACKAGE / "examples"
+MODULES = sorted(file for file in PACKAGE.rglob("*.py") if EXAMPLES not in file.parents)
 # What a part of the package may import of the others; the order of the layers, from the top down.
 LAYERS = [
     "registry",

@@ -165,12 +165,13 @@ def _unequal_tuning(declaration: Declaration, grid: Grid) -> list[str]:
             f"The baseline {grid.baseline} has fewer tuned parameters than {listed(fewer)}, "
             f"with the same {declaration.trials_per_cell} tune trials a cell."
         )
-    allowed = {place: _max_epochs(grid.at[place].trials.cell) for place in dimensions}
+    allowed = {place: _max_epochs(grid.at[place].trials.cell, declaration.length) for place in dimensions}
     uneven = [row for row in grid.rows if len({n for (r, _), n in allowed.items() if r == row and n}) > 1]
     if uneven:
         numbers = sorted({n for (row, _), n in allowed.items() if row in uneven and n})
         found.append(
-            f"Training was not equal: cells of one row allow a trial between {numbers[0]} and {numbers[-1]} epochs."
+            f"Training was not equal: cells of one row allow a trial between {numbers[0]} and {numbers[-1]} "
+            f"{declaration.length}."
         )
     finished = {place: _num_useful(grid, place) for place in dimensions if grid.at[place].is_settled}
     if len(set(finished.values())) > 1:
@@ -194,10 +195,10 @@ def _too_little_data(declaration: Declaration, cells: list[CellTrials]) -> list[
     return [redact(f"{text[0].upper()}{text[1:]}.") for text in found]
 
 
-def _max_epochs(cell: DeclaredCell) -> int | None:
+def _max_epochs(cell: DeclaredCell, length: str) -> int | None:
     """Return the most epochs that a trial of a cell can have; None where the declaration does not say."""
-    parts = cell.space.get("epochs", [])
-    values = [v for part in parts for v in (part.get("choices") or [part.get("high")])] or [cell.settings.get("epochs")]
+    parts = cell.space.get(length, [])
+    values = [v for part in parts for v in (part.get("choices") or [part.get("high")])] or [cell.settings.get(length)]
     return max((value for value in values if isinstance(value, int)), default=None)
 
 

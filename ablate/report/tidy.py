@@ -20,6 +20,8 @@ from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Prop
 from ablate.store.record import TrialRecord
 
 NULLABLE_INTEGERS = ("diverged_epoch", "diverged_step")
+NUMBERS = ("mean", "sd", "low", "high", "delta", "delta_low", "delta_high", "adjusted_p", "permutation_p", "g")
+"""Columns of `cells` that are numbers also where none of them is defined."""
 
 
 def trials(declaration: Declaration, cells: list[CellTrials]) -> pd.DataFrame:
@@ -52,7 +54,8 @@ def cells(grid: Grid) -> pd.DataFrame:
     worse, not shown, seeds collapsed) is against the baseline, with the p that decides it, `adjusted_p` (t test, Holm
     over the table), beside `permutation_p` (not adjusted) and the effect size `g` of the differences.
     """
-    return pd.DataFrame([_cell_row(grid, place) for place in grid.at])
+    frame = pd.DataFrame([_cell_row(grid, place) for place in grid.at])
+    return frame.astype({name: float for name in NUMBERS if name in frame.columns})
 
 
 def to_parquet(frame: pd.DataFrame, declaration: Declaration) -> bytes:

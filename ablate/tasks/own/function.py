@@ -24,7 +24,7 @@ from ablate.seeds import derive_seed
 from ablate.tasks import base
 from ablate.tasks.own.config import Config, unread
 from ablate.tasks.own.sources import check_function, read_sources
-from ablate.tasks.own.task import OwnTask, chosen_device
+from ablate.tasks.own.task import OwnTask, chosen_device, user_seed
 from ablate.tasks.own.trial import Trial, TrialStopped, import_first, seed_all
 
 GRACE_S = 10.0
@@ -111,10 +111,10 @@ class FunctionTraining(base.Training):
         self.progress = base.Progress()
         self.task = task
         self.objective = task.metric(task.objective)
-        self.seed = trial.seed
+        self.seed = user_seed(trial.seed)
         self.config = Config(trial.settings)
         self.trial = Trial(
-            trial.seed, chosen_device(trial.device), trial.is_confirm, trial.folder, self._check, self._go_on
+            self.seed, chosen_device(trial.device), trial.is_confirm, trial.folder, self._check, self._go_on
         )
         self.function = function
         self.returned: dict[str, float] | None = None
