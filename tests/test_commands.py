@@ -190,7 +190,7 @@ def test_train_says_where_a_trial_diverged(folder):
     options = ("--set", "fixed.max_loss=0.1", "--with", "lr=0.05")
     done = invoke("train", "tiny.yaml", "--cell", "arm=plain", *options)
     assert done.exit_code == 0, done.output
-    _, line, last = done.stdout.splitlines()
+    *_, line, last = done.stdout.splitlines()
     assert line.startswith("diverged in epoch 1, step 0, layer loss: training loss ")
     assert json.loads(last)["state"] == "diverged"
 
@@ -242,7 +242,8 @@ def test_train_runs_one_trial_without_ray(folder):
         "train", "tiny.yaml", "--cell", "arm=residual", "--with", "lr=0.05", "--set", "fixed.epochs=2", "--test"
     )
     assert done.exit_code == 0, done.output
-    configuration, *epochs, last = done.stdout.splitlines()
+    configuration, regularized, *epochs, last = done.stdout.splitlines()
+    assert regularized.startswith("L2 and regularizers act on ")
     assert configuration.startswith("configuration: ")
     assert ", lr=0.05, " in configuration
     assert epochs[1].startswith("epoch 2/2: validation accuracy 0.")
