@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import io
 import logging
@@ -100,6 +101,8 @@ def sweep(
     function = None
     if callable(train):
         file = _file_of(train)
+        if file:
+            _check_guarded(file)
         where = os.path.relpath(file, folder) if file else "<notebook>"
         entry = {"function": f"{where}:{train.__name__}", **entry}
         function = None if file else train
@@ -294,6 +297,21 @@ def _file_of(function: Callable[..., Any]) -> Path | None:
         return None
     text = file.read_text(encoding="utf-8", errors="replace")
     return file.resolve() if re.search(rf"^def {name}\b", text, re.MULTILINE) else None
+
+
+def _check_guarded(file: Path) -> None:
+    """Refuse a call on the top level of the function's own file: workers import it, and would make the call too."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and Path(frame.f_code.co_filename).resolve() == file:
+            for node in ast.parse(file.read_bytes()).body:
+                is_here = node.lineno <= frame.f_lineno <= (node.end_lineno or node.lineno)
+                if is_here and not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
+                    raise UsageError(
+                        f"{file}:{frame.f_lineno}: every worker imports this file for the function, and would make "
+                        'this call too: put it below `if __name__ == "__main__":`'
+                    )
+        frame = frame.f_back
 
 
 def _plain(value: Any) -> Any:

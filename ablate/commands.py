@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ablate import starters
 from ablate.command_lines import DEFAULT_OUT, Commands
 from ablate.errors import AblateError, SweepStoppedError, UsageError, is_out_of_memory, printable
 from ablate.places import ObjectPath, Place, local_view, to_place
@@ -140,6 +141,21 @@ def main() -> None:
 
 
 @main.command()
+@click.argument("kind", type=click.Choice(starters.kinds()), default=starters.DEFAULT)
+@click.option("--to", type=LocalPath(path_type=Path, file_okay=False), default=".", help="Default: this folder.")
+def init(kind: str, to: Path) -> None:
+    """Write a small example that runs, to begin your own ablation from.
+
+    Its trials are a function of your own (the default) or a script, a transformer, a function in a notebook, or the
+    nets that come with Ablate. No file is overwritten.
+    """
+    written = starters.write(kind, to)
+    for path in written:
+        _say(f"wrote {path}")
+    _say(f"Next: {starters.next_line(written)}")
+
+
+@main.command()
 @file_options
 @click.option("--jobs", type=click.IntRange(min=1),
               help="Trials at a time; as many as fit on the machine or the cluster if left out.")  # fmt: skip
@@ -187,7 +203,7 @@ def sweep(
     from ablate.run.runner import run_plan, where_options
 
     sweep_id = plan.spec.sweep_id
-    where = where_options(device, address)
+    where = where_options(device, address, jobs)
     unwritten: list[Exception] = []
     try:
         outcome = run_plan(

@@ -97,11 +97,38 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
+SYNONYMS = (
+    {"lr", "learning_rate", "lrate", "step_size", "eta"},
+    {"trials_per_cell", "trials", "num_trials", "n_trials", "max_trials"},
+    {"seeds", "num_seeds", "n_seeds", "replicates", "repeats"},
+    {"weight_decay", "wd", "l2", "l2_weight", "decay"},
+    {"batch_size", "bs", "batch", "batchsize"},
+    {"epochs", "num_epochs", "n_epochs", "max_epochs"},
+    {"optimizer", "optim", "solver", "optimiser"},
+    {"model", "arch", "architecture", "net", "network", "backbone"},
+    {"dataset", "data"},
+    {"regularizer", "regularisation", "regularization", "penalty"},
+    {"axes", "grid", "factors", "arms"},
+    {"tune", "search", "space", "search_space", "hyperparameters"},
+    {"fixed", "config", "parameters", "defaults"},
+    {"max", "maximize", "maximise"},
+    {"min", "minimize", "minimise"},
+)
+"""Words that people use for one thing."""
+
+
+def same_word(value: object, choices: Iterable[str]) -> str:
+    """Return the choice that is a value or means the same; "" where there is none."""
+    names = sorted(choices)
+    alike = [name for words in SYNONYMS if str(value) in words for name in names if name in words]
+    return next(iter([*(name for name in names if name == value), *alike]), "")
+
+
 def choices_text(value: object, choices: Iterable[str]) -> str:
     """Return "Did you mean 'x'? Available: …" for a value that is none of the choices."""
     names = sorted(choices)
-    close = difflib.get_close_matches(str(value), names, n=1)
-    hint = f"Did you mean '{close[0]}'? " if close else ""
+    close = same_word(value, names) or next(iter(difflib.get_close_matches(str(value), names, n=1)), "")
+    hint = f"Did you mean '{close}'? " if close else ""
     return f"{hint}Available: {', '.join(names) or 'none'}"
 
 

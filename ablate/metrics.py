@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,6 +124,16 @@ class Metric:
         """Whether a value is clearly better than the floor; False without one."""
         limit = self._from_floor(TRAINED)
         return limit is not None and self.is_better(value, limit)
+
+    def is_mixed(self, survivors: Sequence[float], num_diverged: int) -> bool:
+        """Whether some seeds trained and some diverged or stayed at the floor: a mean would describe none of them.
+
+        Args:
+            survivors: The values of the seeds that did not diverge.
+            num_diverged: How many further seeds diverged.
+        """
+        num_collapsed = sum(map(self.has_collapsed, survivors))
+        return bool(survivors and num_diverged) or bool(num_collapsed and any(map(self.has_trained, survivors)))
 
     def _from_floor(self, distance: float) -> float | None:
         if self.floor is None:

@@ -1,11 +1,11 @@
 """2,000 short trials over 4 simulated nodes: what a trial costs at the end of a long sweep, and the driver's memory.
 
-Everything that a sweep does around its training (TPE and the median pruner in 40 cells, proposals and ledger on the
-disk, MLflow, progress lines) on a Ray cluster of a head and 4 nodes with one CPU each, all on this machine. The trials
-of sweep_overhead.py stand in for training: import torch, three reports. The cost of the first quarter of the trials
-counts from the 20th on, when all workers run; the last quarter is compared with it.
+Everything that a sweep does around its training (TPE and the median pruner in cells of 50 trials, proposals and ledger
+on the disk, MLflow, progress lines) on a Ray cluster of a head and 4 nodes with one CPU each, all on this machine. The
+trials of sweep_overhead.py stand in for training: import torch, three reports. The cost of the first quarter of the
+trials counts from the 20th on, when all workers run; the last quarter is compared with it.
 
-    python benchmarks/load.py [--trials 2000] [--without-mlflow]
+    python benchmarks/load.py [--trials 20000] [--without-mlflow]
 
 The last line is JSON.
 """
@@ -25,10 +25,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from ray_nodes import RayNodes
-from sweep_overhead import NUM_REPORTS, Rig
+from sweep_overhead import NUM_REPORTS, Rig, trivial_trial
 
 NUM_NODES = 4
-NUM_CELLS = 40
+TRIALS_PER_CELL = 50
 SKIPPED = 20
 FILE = f"""
 name: load
@@ -37,11 +37,12 @@ axes:
   depth: [8, 14, 20, 26, 32, 38, 44, 50, 56, 62]
   shortcut: [none, identity]
   lr_schedule: [cosine, one_cycle]
+  width: WIDTHS
 tune:
   lr: {{low: 1e-4, high: 1, log: true}}
   optimizer: [sgd, adam]
 confirm: {{seeds: 0}}
-budget: {{trials_per_cell: TRIALS, pruner: median}}
+budget: {{trials_per_cell: {TRIALS_PER_CELL}, pruner: median}}
 """
 
 
@@ -54,9 +55,9 @@ def run(folder: Path, address: str, num_trials: int, with_mlflow: bool) -> dict[
         if len(ended) % 250 == 0:
             print(f"{len(ended)} trials, {ended[-1] - ended[0]:.0f} s, {_resident_mib():.0f} MiB", flush=True)
 
-    text = FILE.replace("TRIALS", str(num_trials // NUM_CELLS))
+    text = FILE.replace("WIDTHS", str([1 + index for index in range(num_trials // TRIALS_PER_CELL // 40)]))
     rig = Rig(folder, text, NUM_NODES, with_mlflow=with_mlflow, ended=count)
-    rig.run(None, address)
+    rig.run(None, address, trivial_trial)
     trials_took = ended[-1] - ended[0]
     num_left = rig.close(timeout_s=600)
     records = [record for cell in rig.schedule.cells for record in cell.records.values()]
@@ -65,6 +66,7 @@ def run(folder: Path, address: str, num_trials: int, with_mlflow: bool) -> dict[
     last = (ended[-1] - ended[-1 - span]) / span
     print(f"s per trial: first {span} {first:.4f}, last {span} {last:.4f}; {num_left} not in MLflow")
     return {
+        "trials": num_trials,
         "trials_per_s": round((len(ended) - 1) / trials_took, 2),
         "driver_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "failures": num_trials - sum(record.state in ("complete", "pruned") for record in records) + num_left,

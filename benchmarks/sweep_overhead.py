@@ -3,7 +3,8 @@
 60 trivial trials (import torch, three reports) at 2 at a time. Ours is everything that a sweep does around its
 training: TPE and the median pruner in every cell, proposals and ledger on the disk, MLflow, progress lines. The
 configurations that it proposed are then the fixed list that plain Ray Tune runs. Seconds per trial count from the first
-report of the first trial to the end; what comes before it is start-up and is given separately.
+report of the first trial to the end; what comes before it is start-up and is given separately. `function` is a sweep of
+a user's own function that reports as often, in the same cells.
 
     python benchmarks/sweep_overhead.py [--trials 60] [--jobs 2] [--profile]
 
@@ -36,6 +37,18 @@ tune:
   optimizer: [sgd, adam]
 confirm: {{seeds: 0}}
 budget: {{trials_per_cell: TRIALS, pruner: median}}
+"""
+FUNCTION_FILE = FILE.replace(
+    "name: overhead", "name: function\ntask: {function: own.py:train, objective: OBJECTIVE}"
+).replace("OBJECTIVE", "{name: val_accuracy, direction: max, unit: percent}")
+FUNCTION = f"""
+import torch
+
+def train(config, trial):
+    value = float(torch.tensor(config.lr))
+    (config.depth, config.shortcut, config.optimizer)
+    for epoch in trial.steps(config.epochs):
+        trial.report(val_accuracy=value * (epoch + 1) / {NUM_REPORTS})
 """
 
 
@@ -105,12 +118,12 @@ class Rig:
         self.schedule.listener = listen
         progress.schedule = self.schedule
 
-    def run(self, jobs: int | None, address: str) -> None:
-        """Run the trivial trials on Ray."""
+    def run(self, jobs: int | None, address: str, trainable: Callable[[dict[str, Any]], None] | None) -> None:
+        """Run the trials on Ray; `trainable` stands in for their training."""
         from ablate.run.launch.tuner import run_schedule
         from ablate.run.runner import _resources
 
-        run_schedule(self.schedule, _resources(self.plan, jobs, "cpu", address), trivial_trial)
+        run_schedule(self.schedule, _resources(self.plan, jobs, "cpu", address), trainable)
 
     def close(self, timeout_s: float) -> int:
         """Let MLflow catch up; return how many trials it does not have."""
@@ -118,7 +131,13 @@ class Rig:
 
 
 def ours(
-    folder: Path, num_trials: int, jobs: int, profile: bool, with_mlflow: bool
+    folder: Path,
+    num_trials: int,
+    jobs: int,
+    profile: bool,
+    with_mlflow: bool,
+    text: str = FILE,
+    trainable: Callable[[dict[str, Any]], None] | None = trivial_trial,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Run the sweep; return its times and the configurations that it proposed."""
     from ablate.run.launch.cluster import ENVIRONMENT
@@ -127,7 +146,7 @@ def ours(
     from ablate.run.launch import adapters
 
     started = time.perf_counter()
-    text = FILE.replace("TRIALS", str(num_trials // NUM_CELLS))
+    text = text.replace("TRIALS", str(num_trials // NUM_CELLS))
     rig = Rig(folder, text, jobs, with_mlflow=with_mlflow, ended=lambda: None)
     first: list[float] = []
 
@@ -140,7 +159,7 @@ def ours(
     profiler = cProfile.Profile()
     if profile:
         profiler.enable()
-    rig.run(jobs, "local")
+    rig.run(jobs, "local", trainable)
     if profile:
         profiler.disable()
         pstats.Stats(profiler).sort_stats("cumulative").print_stats(60)
@@ -218,12 +237,18 @@ def main() -> None:
         print("ours: " + ", ".join(f"{key} {value:.3f}" for key, value in mine.items()))
         if arguments.profile or arguments.without_mlflow:
             return
+        own = Path(name) / "function"
+        own.mkdir()
+        (own / "own.py").write_text(FUNCTION, encoding="utf-8")
+        called, _ = ours(own, arguments.trials, arguments.jobs, False, True, FUNCTION_FILE, None)
+        print("function: " + ", ".join(f"{key} {value:.3f}" for key, value in called.items()))
         theirs = in_fresh_process(folder, settings, arguments.jobs)
         print("plain Ray Tune: " + ", ".join(f"{key} {value:.3f}" for key, value in theirs.items()))
     print(
         json.dumps(
             {
                 "ours_s_per_trial": round(mine["s_per_trial"], 4),
+                "function_s_per_trial": round(called["s_per_trial"], 4),
                 "ray_default_s_per_trial": round(theirs["s_per_trial"], 4),
                 "ratio": round(theirs["s_per_trial"] / mine["s_per_trial"], 1),
                 "ours_startup_s": round(mine["startup_s"], 1),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import signal
 import sys
 from collections import Counter
 
@@ -13,11 +15,28 @@ from ablate.report import build
 from ablate.tasks.image_classification.data.dataset import Dataset, Split
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _frozen():
+    """What is there by now is no garbage: a report has all of it looked through, by `gc.collect` of statsmodels."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
     for name in ("ABLATE_DATA", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _signals_of_a_terminal():
+    """In the background SIGINT is ignored, and under nohup SIGHUP: here, and in every process that a test starts."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

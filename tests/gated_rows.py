@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from test_sweep import ROOT, command, wait_for
+from command_line import ROOT, command, wait_for
 
 SOURCE = """
 import contextlib, datetime, glob, os, time

@@ -1,11 +1,34 @@
-"""Image files that Pillow reads and does not write: wide, signed and float levels, byte by byte."""
+"""Files of images: of one colour, in Parquet and IDX; and those that Pillow reads and does not write, byte by byte."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def encoded(value: int, *, size: int = 32, mode: str = "RGB", format_: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (size, size), value if mode == "L" else (value, 0, 255 - value)).save(buffer, format_)
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, images: list[bytes | None], labels: list[int | None], **columns: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    content = pa.array([{"bytes": image, "path": None} for image in images], image_type)
+    names = [columns.get("image", "img"), columns.get("label", "label")]
+    pq.write_table(pa.table([content, pa.array(labels, pa.int64())], names=names), path)
 
 
 def png16(pixels: np.ndarray) -> bytes:

@@ -19,6 +19,12 @@ def meet(first: int, mark: Path) -> int:
     return os.getpid()
 
 
+def meet_and_sleep(first: int, mark: Path) -> None:
+    """Meet, and be at work for a while."""
+    meet(first, mark)
+    time.sleep(0.2)
+
+
 def meet_and_die(first: int, mark: Path) -> int:
     """Meet, and kill the second process."""
     if meet(first, mark) != first:

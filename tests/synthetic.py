@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.metrics import Metric
-from ablate.store.declaration import Declaration, DeclaredCell, Proposal, SweepFolder
+from ablate.store.declaration import Declaration, DeclaredCell, DeclaredClaim, Proposal, SweepFolder
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
 from ablate.tasks.image_classification.config import OBJECTIVE, measured
@@ -25,6 +25,9 @@ TRUTH = {
     ("plain+ortho", "20"): 0.953, ("plain+ortho", "56"): 0.936, ("plain+ortho", "110"): 0.921,
 }  # fmt: skip
 NUM_EPOCHS = 12
+# Confirm trials of two arms at one depth, whose difference is clear.
+GAIN = {("plain+ortho", "56", seed): 0.9 + 0.001 * seed for seed in range(3)}
+BASE = {("plain", "56", seed): 0.8 for seed in range(3)}
 
 
 def accuracy(chance: float = 0.1, name: str = "test_accuracy") -> Metric:
@@ -33,6 +36,18 @@ def accuracy(chance: float = 0.1, name: str = "test_accuracy") -> Metric:
 
 
 TEST_ACCURACY, VAL_ACCURACY = accuracy(), accuracy(name="val_accuracy")
+
+
+def declared_claim(
+    text: str = "plain+ortho beats plain by at least 5 points at depth 56", **options: Any
+) -> DeclaredClaim:
+    """Return a claim as a declaration of the synthetic sweep holds it."""
+    words = text.split()
+    values = {
+        "text": text, "axis": "arm", "better": words[0], "worse": words[2], "margin": 0.05, "levels": {"depth": "56"},
+        "design": "d", "hash": "h", "num_seeds": 3, "looks": [3],
+    }  # fmt: skip
+    return DeclaredClaim(**{**values, **options})
 
 
 @dataclass

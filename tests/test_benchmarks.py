@@ -14,6 +14,7 @@ FILE = Path(__file__).parent.parent / "benchmarks" / "step_overhead.py"
 BENCHMARK = runpy.run_path(str(FILE))
 
 
+@pytest.mark.slow
 def test_the_last_line_of_the_benchmark_holds_the_ratios_of_its_cases():
     case = "plain-44/8x8"
     command = [sys.executable, str(FILE), "--rounds", "3", "--cases", case, "--device", "cpu"]

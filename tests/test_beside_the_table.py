@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from test_schedule import Sweep
+from made_up import Sweep
 
 from ablate.report.summary import status, status_lines
 from ablate.store.declaration import collect

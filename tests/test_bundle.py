@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from command_line import command
+from earlier import AS_THEN, WRITTEN, schedule
 from fuzzing import fuzz, mutated_bytes, one_input
 from hypothesis import given
 from hypothesis import strategies as st
 from services import s3_objects, s3_server
 from synthetic import Synthetic
-from test_sweep import command
-from test_written_by_0_1_0 import AS_THEN, WRITTEN, schedule
 
 import ablate.bundle.merge
 import ablate.places

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from synthetic import Synthetic
+from synthetic import BASE, GAIN, Synthetic, declared_claim
 
 from ablate.errors import SpecError
 from ablate.report.claim_results import claim_results, claims_footer
 from ablate.report.entries import entries
 from ablate.run.plan import make_plan
-from ablate.store.declaration import DeclaredClaim, Proposal, SweepFolder, collect
+from ablate.store.declaration import Proposal, SweepFolder, collect
 from ablate.store.ledger import Ledger
 from ablate.sweepfile.spec import load_spec
 
@@ -93,15 +93,6 @@ def test_a_changed_design_makes_a_frozen_claim_exploratory_and_keeps_the_old_one
     assert claims_footer(changed) == "1 claims, 1 of them exploratory, 1 withdrawn; the sweep was declared 2 times"
 
 
-def declared(text="plain+ortho beats plain by at least 5 points at depth 56", **options):
-    words = text.split()
-    values = {
-        "text": text, "axis": "arm", "better": words[0], "worse": words[2], "margin": 0.05, "levels": {"depth": "56"},
-        "design": "d", "hash": "h", "num_seeds": 3, "looks": [3],
-    }  # fmt: skip
-    return DeclaredClaim(**{**values, **options})
-
-
 def judge(tmp_path, *claims, **options):
     synthetic = Synthetic(tmp_path, **options)
     synthetic.write()
@@ -111,15 +102,11 @@ def judge(tmp_path, *claims, **options):
     return claim_results(declaration, entries(declaration, cells))
 
 
-GAIN = {("plain+ortho", "56", seed): 0.9 + 0.001 * seed for seed in range(3)}
-BASE = {("plain", "56", seed): 0.8 for seed in range(3)}
-
-
 @pytest.mark.parametrize(
     ("margin", "word"), [(0.05, "supported"), (0.0, "supported"), (0.101, "undecided"), (0.15, "refuted")]
 )
 def test_a_claim_is_judged_against_its_margin(tmp_path, margin, word):
-    (result,) = judge(tmp_path, declared(margin=margin), confirm=GAIN | BASE)
+    (result,) = judge(tmp_path, declared_claim(margin=margin), confirm=GAIN | BASE)
     assert result.word == word
     assert result.reason.startswith("difference +10.1 [+9.9, +10.3] over 3 seeds, p")
 
@@ -127,25 +114,27 @@ def test_a_claim_is_judged_against_its_margin(tmp_path, margin, word):
 def test_claims_are_adjusted_for_each_other(tmp_path):
     # 0.00, 0.01, 0.02 above a margin of 0.05: p = 0.0099 alone.
     confirm = BASE | {("plain+ortho", "56", seed): 0.9 + 0.01 * seed for seed in range(3)}
-    lone = judge(tmp_path / "a", declared(), confirm=confirm)
-    others = [declared(f"residual beats plain at depth 20 {index}", levels={"depth": "none"}) for index in range(9)]
-    many = judge(tmp_path / "b", declared(), *others, confirm=confirm)
+    lone = judge(tmp_path / "a", declared_claim(), confirm=confirm)
+    others = [
+        declared_claim(f"residual beats plain at depth 20 {index}", levels={"depth": "none"}) for index in range(9)
+    ]
+    many = judge(tmp_path / "b", declared_claim(), *others, confirm=confirm)
     assert (lone[0].word, many[0].word) == ("supported", "undecided")
     assert many[1].reason == "0 of 3 paired seeds are finished"
 
 
 def test_a_claim_waits_for_its_frozen_seeds_and_does_not_use_later_ones(tmp_path):
     missing = GAIN | BASE | {("plain", "56", 1): "waiting"}
-    (result,) = judge(tmp_path / "a", declared(), confirm=missing)
+    (result,) = judge(tmp_path / "a", declared_claim(), confirm=missing)
     assert (result.word, result.reason) == ("undecided", "2 of 3 paired seeds are finished")
     later = GAIN | BASE | {("plain+ortho", "56", seed): 0.5 for seed in (3, 4)} | {
         ("plain", "56", seed): 0.9 for seed in (3, 4)
     }  # fmt: skip
-    (result,) = judge(tmp_path / "b", declared(looks=[3, 5]), confirm=later, num_seeds=5)
+    (result,) = judge(tmp_path / "b", declared_claim(looks=[3, 5]), confirm=later, num_seeds=5)
     assert result.word == "supported"
     assert result.extended.startswith("extended (2 looks): undecided, difference")
 
 
 def test_a_mix_of_success_and_collapse_decides_nothing(tmp_path):
-    (result,) = judge(tmp_path, declared(), confirm=GAIN | BASE | {("plain", "56", 1): "diverged"})
+    (result,) = judge(tmp_path, declared_claim(), confirm=GAIN | BASE | {("plain", "56", 1): "diverged"})
     assert (result.word, result.reason) == ("undecided", "seeds mix success and collapse")

@@ -12,9 +12,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from command_line import command, wait_for
 from logged_rows import read_log, stretches, write_logged_sweep
 from ray_nodes import RayNodes
-from test_sweep import command, wait_for
 
 from ablate.errors import UsageError
 from ablate.run.launch import cluster
@@ -149,6 +149,7 @@ def attach(address: str, env: dict[str, str]) -> subprocess.CompletedProcess:
     return subprocess.run(arguments, env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
+@pytest.mark.slow
 def test_who_has_the_token_is_let_in(nodes):
     assert attach(nodes.address, nodes.environment()).stdout == "3\n"
     # Also without RAY_AUTH_MODE, and by RAY_ADDRESS.
@@ -156,6 +157,7 @@ def test_who_has_the_token_is_let_in(nodes):
     assert attach("auto", {**environment, "RAY_ADDRESS": nodes.address}).stdout == "3\n"
 
 
+@pytest.mark.slow
 def test_a_token_that_others_can_read_is_said(nodes, tmp_path):
     token = tmp_path / "token"
     token.write_text(nodes.token.read_text())
@@ -265,6 +267,7 @@ def test_ray_and_its_files_are_gone_soon_after_the_driver_is_killed(how):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_who_has_no_token_or_another_is_refused_at_once(nodes, tmp_path):
     hint = "; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file with the cluster's token\n"
     without = {**nodes.environment(with_token=False), "HOME": str(tmp_path)}
@@ -282,6 +285,7 @@ def test_who_has_no_token_or_another_is_refused_at_once(nodes, tmp_path):
     assert list(tmp_path.iterdir()) == []  # no token was written
 
 
+@pytest.mark.slow
 def test_an_address_where_nothing_answers_is_one_line(nodes):
     done = attach("127.0.0.1:1", nodes.environment())
     assert done.stdout.endswith(":1: Connection refused\n")
@@ -347,6 +351,7 @@ def private(tmp_path):
         process.communicate("\n", timeout=900)
 
 
+@pytest.mark.slow
 def test_the_private_cluster_has_a_token_of_its_own_that_nobody_else_can_read(private, tmp_path):
     process, found = private
     token = Path(found["token"])
@@ -369,6 +374,7 @@ def test_the_private_cluster_has_a_token_of_its_own_that_nobody_else_can_read(pr
     assert not token.parent.exists()
 
 
+@pytest.mark.slow
 def test_the_private_cluster_listens_on_loopback_and_has_no_dashboard(private):
     _, found = private
     assert {address.removeprefix("::ffff:") for address, _ in found["listening"]} == {"127.0.0.1"}

@@ -6,8 +6,7 @@ import dataclasses
 
 import pytest
 from click.testing import CliRunner
-from synthetic import ARMS, Synthetic
-from test_claims import BASE, GAIN, declared
+from synthetic import ARMS, BASE, GAIN, Synthetic, declared_claim
 
 from ablate.command_lines import Commands
 from ablate.commands import main
@@ -88,7 +87,7 @@ def test_another_metric_is_labelled(out, tmp_path):
 
 
 def test_check_succeeds_only_where_all_claims_are_supported(out, tmp_path):
-    claim(out, declared())
+    claim(out, declared_claim())
     done = run(out, tmp_path, "first", "--check")
     assert done.exit_code == 0
     line = done.stdout.splitlines()[-1]
@@ -96,7 +95,9 @@ def test_check_succeeds_only_where_all_claims_are_supported(out, tmp_path):
     # A claim is about the declared metric: in another layout the verdict stays.
     other = run(out, tmp_path, "first", "--check", "--metric", "val_accuracy")
     assert other.stdout.splitlines()[-1] == line
-    claim(out, declared(), declared("plain+ortho beats plain by at least 30 points at depth 56", margin=0.3))
+    claim(
+        out, declared_claim(), declared_claim("plain+ortho beats plain by at least 30 points at depth 56", margin=0.3)
+    )
     done = run(out, tmp_path, "first", "--check")
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-1].startswith("refuted: ")

@@ -110,6 +110,7 @@ def test_an_output_folder_that_cannot_be_shown_is_asked_for_by_the_shell(tmp_pat
 
 def test_a_sweep_that_goes_on_runs_where_it_ran():
     assert where_options("auto", "local") == {}
+    assert where_options("auto", "local", 3) == {"jobs": "3"}
     assert where_options("cuda", "10.0.0.1:6379") == {"device": "cuda", "address": "10.0.0.1:6379"}
 
 

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from test_schedule import Sweep
+from made_up import Sweep
 
 import ablate.storage
 from ablate.store.ledger import Ledger

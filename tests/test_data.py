@@ -1,23 +1,19 @@
 import gzip
 import hashlib
-import io
 import logging
 import os
 import pickle
 import re
-import struct
 import subprocess
 import sys
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision.datasets
-from PIL import Image
+from images import encoded, idx_bytes, write_parquet
 
 import ablate
 from ablate.errors import DataError
@@ -345,10 +341,6 @@ def test_a_data_set_moves_to_a_device_whole(tmp_path):
 # Where raw files are looked for.
 
 
-def idx_bytes(array: np.ndarray) -> bytes:
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-
-
 def write_idx(folder: Path, *, packed: bool, value: int = 0) -> None:
     """Write four tiny IDX files, 30 training and 10 test images; every pixel is `value` or more."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -438,20 +430,6 @@ def test_ablate_data_must_be_a_folder(tmp_path, monkeypatch):
 
 
 # CIFAR.
-
-
-def encoded(value: int, *, size: int = 32, mode: str = "RGB", format_: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, (size, size), value if mode == "L" else (value, 0, 255 - value)).save(buffer, format_)
-    return buffer.getvalue()
-
-
-def write_parquet(path: Path, images: list[bytes | None], labels: list[int | None], **columns: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    content = pa.array([{"bytes": image, "path": None} for image in images], image_type)
-    names = [columns.get("image", "img"), columns.get("label", "label")]
-    pq.write_table(pa.table([content, pa.array(labels, pa.int64())], names=names), path)
 
 
 @pytest.mark.parametrize("place", ["", "plain_text/", "cifar10/", "cifar10/plain_text/", "cifar10/data/deep/"])

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import FILE, command, ledger_files, run, status, wait_for
+from made_up import Sweep
+from mirrored import make_cells, mirrored, read_runs
 from packs import packed, starts_over
 from services import fill, small_disk
-from test_mirror import make_cells, mirrored, read_runs
-from test_schedule import Sweep
-from test_sweep import FILE, command, ledger_files, run, status, wait_for
 
 import ablate.storage
 from ablate.run.checkpoints import Checkpoints

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_schedule import Sweep
+from made_up import Sweep
 
 ROOT = Path(__file__).parent.parent
 QUESTION = "Ist ▲ größer als 漢 – oder …?"
@@ -36,10 +36,10 @@ def run(folder: Path, environment: dict[str, str], *arguments: str) -> subproces
         (PLAIN, PLAN),
         (PLAIN, STATUS),
         (PLAIN, REPORT),
-        (LATIN, STATUS),
-        (LATIN, REPORT),
+        pytest.param(LATIN, STATUS, marks=pytest.mark.slow),
+        pytest.param(LATIN, REPORT, marks=pytest.mark.slow),
         (LATIN, MISSING),
-        (ASCII, REPORT),
+        pytest.param(ASCII, REPORT, marks=pytest.mark.slow),
         (ASCII, ("sweep", "--help")),
     ],
     ids=str,
@@ -55,6 +55,7 @@ def test_no_character_makes_a_command_fail(folder, environment, arguments):
 
 def test_what_a_terminal_lacks_is_printed_as_an_escape(folder):
     done = run(folder, LATIN, "report", "--to", "there")
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
     table = (folder / "there" / "table.md").read_text(encoding="utf-8")
     entries = [line for line in table.splitlines() if line.startswith("|")]
     assert any("†" in line for line in entries)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from made_up import FILE, Sweep
 from packs import starts_over
 from scipy.stats import ttest_1samp
 from synthetic import Synthetic
-from test_schedule import FILE, Sweep
 
 from ablate.commands import main
 from ablate.errors import DataError

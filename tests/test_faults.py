@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command_line import command, run, wait_for
 from logged_rows import NUM_STEPS, NUM_TRIALS, read_log, stretches, write_logged_sweep
 from ray_nodes import RayNodes
-from test_sweep import command, run, wait_for
 
 from ablate.store.declaration import SweepFolder
 from ablate.store.ledger import Ledger

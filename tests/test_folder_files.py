@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 from click.testing import CliRunner
+from images import encoded, write_parquet
 from PIL import Image
-from test_data import encoded, write_parquet
 from torchvision.datasets import ImageFolder
 
 from ablate.commands import main

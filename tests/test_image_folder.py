@@ -247,6 +247,7 @@ def test_an_imagenet_net_refuses_small_crops():
     assert resolve({"dataset": "image_folder", "model": "imagenet", "depth": 34}).depth == 34
 
 
+@pytest.mark.slow
 def test_batches_need_no_shared_memory(folder):
     """Docker's /dev/shm has 64 MB. Here it has as good as nothing, in a mount namespace of its own."""
     code = (

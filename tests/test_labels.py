@@ -9,9 +9,9 @@ import pytest
 import torch
 import torchvision.datasets
 from click.testing import CliRunner
+from images import encoded, idx_bytes, write_parquet
 from PIL import Image
 from synthetic import Synthetic, accuracy
-from test_data import encoded, idx_bytes, write_parquet
 
 from ablate.commands import main
 from ablate.errors import DamagedError, DataError

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 from synthetic import Synthetic, accuracy
@@ -183,7 +184,8 @@ def test_without_a_floor_a_diverged_seed_leaves_its_entry_without_mean_and_verdi
     assert "A diverged seed has no number, so its entry has no mean and no verdict." in "\n".join(found.notices)
     assert notice not in found.table
     lines = status_lines(status(declaration, trials_of(tmp_path / "runs", declaration)))
-    assert any("no number" in line and "1 diverged" in line for line in lines)
+    assert any(re.search(r"plain\+ortho +\S+, \S+ \(n=3, 1 diverged\)", line) for line in lines)
+    assert any(re.search(r"residual +no number \(n=3, 3 diverged\)", line) for line in lines)
     numbers = cell_metrics(one.trials, declaration)
     assert "confirmed_rmse" not in numbers
     assert "Confirmed" not in cell_note(one.trials, declaration)

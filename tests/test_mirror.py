@@ -20,19 +20,21 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from mirrored import (
+    make_cells,
+    make_declaration,
+    make_trial,
+    mirrored,
+    read_points,
+    read_runs,
+)
 from mlflow.exceptions import MlflowException, RestException
 
-from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
-from ablate.store.record import TrialRecord
-from ablate.tasks.image_classification.config import OBJECTIVE, measured
 from ablate.tracking import content
 from ablate.tracking.mirror import Mirror
 from ablate.tracking.outages import passes
 from ablate.tracking.store import masked, open_client, open_experiment, plain_cause, tracking_uri
 from ablate.tracking.view import VIEW_TAG
-
-VAL = measured({"num_classes": 10})[1]
-ACCURACIES = [0.2, 0.5, 0.6]
 
 
 @pytest.fixture(autouse=True)
@@ -40,104 +42,19 @@ def _default_store(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def make_cell(depth, arm):
-    levels = {"depth": str(depth), "arm": arm}
-    settings = {"depth": depth, "dataset": "digits", "ortho": arm == "ortho"}
-    return DeclaredCell(key=f"cell-{depth}-{arm}", levels=levels, settings=settings, tuned=["lr"])
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A store of the output folder that holds nothing yet: to make one takes longer than all that a test writes."""
+    folder = tmp_path_factory.mktemp("empty")
+    open_client(f"sqlite:///{folder}/mlflow.db")
+    return folder / "mlflow.db"
 
 
-def make_trial(cell, phase, number, state="complete", **changes):
-    settings = {**cell.settings, "lr": 0.01 * (number + 1)}
-    key = f"{cell.key}-{phase}-{number}"
-    proposal = Proposal(cell=cell.key, phase=phase, number=number, key=key, seed=number, settings=settings)
-    metrics = {"val_accuracy": ACCURACIES[-1] + number / 100}
-    if phase == "confirm":
-        metrics["test_accuracy"] = 0.55
-    values = {
-        "key": key,
-        "fingerprint": f"print-{number}",
-        "seed": number,
-        "phase": phase,
-        "state": state,
-        "settings": settings,
-        "rows": {},
-        "data_digest": "d",
-        "metrics": metrics if state == "complete" else {},
-        "curves": {"val_accuracy": ACCURACIES, "train_loss": [2.0, float("nan"), float("inf")]},
-        "num_epochs": 3,
-        "duration_s": 6.0,
-        "provenance": {"git_sha": "abc123"},
-        "started_at": f"2026-01-02T03:0{number}:05+00:00",
-        "finished_at": f"2026-01-02T03:0{number}:11+00:00",
-        **changes,
-    }
-    return proposal, TrialRecord(**values)
-
-
-def make_cells():
-    """Two cells of three tune and two confirm trials, among them every state."""
-    plain, ortho = make_cell(20, "plain"), make_cell(20, "ortho")
-    diverged = {"state": "diverged", "diverged_epoch": 2, "diverged_step": 40, "diverged_layer": "stem"}
-    tune = [
-        make_trial(plain, "tune", 0),
-        make_trial(plain, "tune", 1, "pruned"),
-        make_trial(plain, "tune", 2, "failed", reason="error", message="it broke"),
-    ]
-    confirm = [make_trial(plain, "confirm", 0), make_trial(plain, "confirm", 1, **diverged)]
-    other_tune = [make_trial(ortho, "tune", 0), make_trial(ortho, "tune", 1), (make_trial(ortho, "tune", 2)[0], None)]
-    return [CellTrials(plain, tune, confirm, objective=VAL), CellTrials(ortho, other_tune, [], objective=VAL)]
-
-
-def make_declaration(sweep="depth@smoke"):
-    return Declaration(
-        sweep=sweep,
-        name="depth",
-        profile="smoke",
-        question="Does it train?",
-        axes={"depth": ["20"], "arm": ["plain", "ortho"]},
-        cells=[trials.cell for trials in make_cells()],
-        trials_per_cell=3,
-        num_seeds=2,
-        sampler="tpe",
-        pruner="none",
-        seed=0,
-        report={"baseline": "plain", "metric": "test_accuracy"},
-        tune={},
-        data={"num_classes": 10},
-        metrics=measured({"num_classes": 10}),
-        objective=OBJECTIVE,
-        file="search_spaces/depth.yaml",
-    )
-
-
-def mirrored(out, cells=None, folder=None, declaration=None):
-    mirror = Mirror(out, declaration or make_declaration(), "name: depth\n")
-    mirror.replay(cells or make_cells())
-    mirror.summary(folder, cells or make_cells())
-    return mirror.close(60)
-
-
-def read_runs(out, sweep="depth@smoke"):
-    client = open_client(tracking_uri(out))
-    experiment = client.get_experiment_by_name(sweep)
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    parents = {run.info.run_id: run.info.run_name for run in runs}
-    named = {}
-    for run in runs:
-        parent = parents.get(run.data.tags.get("mlflow.parentRunId"))
-        name = (parent, run.info.run_name.removesuffix(f" {parent}")) if parent else run.info.run_name
-        assert name not in named, f"{name} is there twice"
-        named[name] = run
-    return client, experiment, named
-
-
-def read_points(client, runs):
-    histories = {
-        (name, metric): client.get_metric_history(run.info.run_id, metric)
-        for name, run in runs.items()
-        for metric in run.data.metrics
-    }
-    return {at: sorted((p.step, p.timestamp, p.value) for p in history) for at, history in histories.items()}
+@pytest.fixture
+def out(tmp_path, empty_store):
+    """An output folder with an empty store."""
+    shutil.copy(empty_store, tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -205,9 +122,15 @@ def test_a_cell_has_the_metric_of_the_table_and_its_chance():
     proposal, record = cell.confirm[0]
     metrics = {**record.metrics, name: 0.75}
     cell.confirm[0] = (proposal, dataclasses.replace(record, metrics=metrics))
-    assert content.cell_metrics(cell, declaration)[confirmed] == pytest.approx(0.425), "the diverged seed is at chance"
+    numbers = content.cell_metrics(cell, declaration)
+    assert confirmed not in numbers
+    assert (numbers["confirmed_min"], numbers["confirmed_max"]) == (0.1, 0.75), "the diverged seed is at chance"
     note = content.cell_note(cell, declaration)
-    assert "Confirmed test accuracy batch statistics: 42.5% over 2 seeds (10.0% to 75.0%)." in note
+    assert "Some confirm seeds trained and 1 of 2 collapsed (10.0% to 75.0%), so there is no mean." in note
+    cell.confirm[1] = (cell.confirm[1][0], dataclasses.replace(record, metrics={**metrics, name: 0.65}))
+    assert content.cell_metrics(cell, declaration)[confirmed] == pytest.approx(0.7)
+    note = content.cell_note(cell, declaration)
+    assert "Confirmed test accuracy batch statistics: 70.0% over 2 seeds (65.0% to 75.0%)." in note
 
 
 def test_a_state_is_seen_in_the_status_and_the_tags(store):
@@ -219,16 +142,18 @@ def test_a_state_is_seen_in_the_status_and_the_tags(store):
     assert found["confirm 1"].data.tags["diverged_at"] == "epoch 2 step 40 layer stem"
 
 
-def test_a_cell_counts_a_diverged_seed_as_chance(store):
+def test_a_cell_with_a_seed_that_diverged_and_one_that_trained_has_no_mean(store):
     _, _, runs = read_runs(store[0])
     run = runs["depth=20 arm=plain"]
-    assert run.data.metrics["confirmed_accuracy"] == pytest.approx((0.55 + 0.1) / 2)
+    assert "confirmed_accuracy" not in run.data.metrics
+    assert (run.data.metrics["confirmed_min"], run.data.metrics["confirmed_max"]) == (0.1, 0.55)
+    assert run.data.metrics["num_collapsed"] == 0
     assert run.data.metrics["confirmed_n"] == 2
     assert run.data.metrics["num_diverged"] == 1
     assert run.data.metrics["best_val_accuracy"] == pytest.approx(0.6)
     assert run.data.tags["winner.lr"] == "0.01"
     note = run.data.tags["mlflow.note.content"]
-    assert "Confirmed test accuracy: " in note
+    assert "Some confirm seeds trained and 1 of 2 collapsed (10.0% to 55.0%), so there is no mean." in note
     assert "Winner on validation data: tune 0 (lr 0.01)." in note
     assert run.data.params == {"depth": "20", "arm": "plain", "dataset": "digits", "ortho": "false"}
 
@@ -241,12 +166,12 @@ def test_the_summary_holds_the_resolved_file_and_the_report(store):
     assert experiment.artifact_location == str(store[0] / "mlartifacts" / "depth@smoke")
 
 
-def test_a_replay_changes_nothing(tmp_path):
-    mirrored(tmp_path)
-    client, _, before = read_runs(tmp_path)
+def test_a_replay_changes_nothing(out):
+    mirrored(out)
+    client, _, before = read_runs(out)
     points = read_points(client, before)
-    assert mirrored(tmp_path) == 0
-    _, _, after = read_runs(tmp_path)
+    assert mirrored(out) == 0
+    _, _, after = read_runs(out)
     assert {name: run.info.run_id for name, run in after.items()} == {n: r.info.run_id for n, r in before.items()}
     assert read_points(client, after) == points
     for name, run in after.items():
@@ -255,38 +180,38 @@ def test_a_replay_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("is_written", [False, True])
-def test_a_run_that_a_crash_cut_off_is_completed(tmp_path, is_written):
-    mirrored(tmp_path)
-    client, _, runs = read_runs(tmp_path)
+def test_a_run_that_a_crash_cut_off_is_completed(out, is_written):
+    mirrored(out)
+    client, _, runs = read_runs(out)
     points = read_points(client, runs)
     cut = runs["depth=20 arm=plain", "confirm 0"].info.run_id
     if not is_written:
         client.delete_tag(cut, "ablate.mirrored")
     client.update_run(cut, status="RUNNING")
-    mirrored(tmp_path)
-    after = read_runs(tmp_path)[2]
+    mirrored(out)
+    after = read_runs(out)[2]
     run = after["depth=20 arm=plain", "confirm 0"]
     assert (run.info.run_id, run.info.status) == (cut, "FINISHED")
     assert read_points(client, after) == points
 
 
-def test_a_failed_trial_that_ran_again_gets_a_new_run(tmp_path):
-    mirrored(tmp_path)
+def test_a_failed_trial_that_ran_again_gets_a_new_run(out):
+    mirrored(out)
     cells = make_cells()
     cells[0].tune[2] = make_trial(cells[0].cell, "tune", 2, finished_at="2026-01-03T00:00:00")
-    mirrored(tmp_path, cells)
-    run = read_runs(tmp_path)[2]["depth=20 arm=plain", "tune 2"]
+    mirrored(out, cells)
+    run = read_runs(out)[2]["depth=20 arm=plain", "tune 2"]
     assert (run.data.tags["state"], run.info.status) == ("complete", "FINISHED")
 
 
-def test_runs_of_a_sweep_that_got_an_axis_are_found_by_it_too(tmp_path):
-    mirrored(tmp_path)
-    before = {run.info.run_id for run in read_runs(tmp_path)[2].values()}
+def test_runs_of_a_sweep_that_got_an_axis_are_found_by_it_too(out):
+    mirrored(out)
+    before = {run.info.run_id for run in read_runs(out)[2].values()}
     cells = make_cells()
     for trials in cells:
         trials.cell.levels["norm"] = "batch"
-    mirrored(tmp_path, cells)
-    _, _, runs = read_runs(tmp_path)
+    mirrored(out, cells)
+    _, _, runs = read_runs(out)
     assert {run.info.run_id for run in runs.values()} == before
     name = "depth=20 arm=plain norm=batch"
     for run in (runs[name], runs[name, "tune 0"]):
@@ -294,28 +219,30 @@ def test_runs_of_a_sweep_that_got_an_axis_are_found_by_it_too(tmp_path):
         assert run.data.params["depth"] == "20"
 
 
-def test_an_earlier_winners_numbers_do_not_stay(tmp_path):
-    mirrored(tmp_path)
+def test_an_earlier_winners_numbers_do_not_stay(out):
     cells = make_cells()
+    cells[0].confirm[1] = make_trial(cells[0].cell, "confirm", 1)
+    mirrored(out, cells)
+    assert read_runs(out)[2]["depth=20 arm=plain"].data.metrics["confirmed_accuracy"] == pytest.approx(0.55)
     better = dataclasses.replace(cells[0].tune[0][1], state="complete", metrics={"val_accuracy": 0.9})
     cells[0].tune[0] = (cells[0].tune[0][0], better)
     cells[0].confirm.clear()
-    mirrored(tmp_path, cells)
-    metrics = read_runs(tmp_path)[2]["depth=20 arm=plain"].data.metrics
+    mirrored(out, cells)
+    metrics = read_runs(out)[2]["depth=20 arm=plain"].data.metrics
     assert metrics["best_val_accuracy"] == 0.9
     assert metrics["confirmed_accuracy"] != metrics["confirmed_accuracy"]
     assert metrics["confirmed_n"] == 0
 
 
-def test_a_deleted_experiment_comes_back(tmp_path):
-    mirrored(tmp_path)
-    client, experiment, before = read_runs(tmp_path)
+def test_a_deleted_experiment_comes_back(out):
+    mirrored(out)
+    client, experiment, before = read_runs(out)
     client.delete_experiment(experiment.experiment_id)
-    assert mirrored(tmp_path) == 0
-    assert set(read_runs(tmp_path)[2]) == set(before)
+    assert mirrored(out) == 0
+    assert set(read_runs(out)[2]) == set(before)
 
 
-def test_a_trial_takes_three_calls_and_its_last_one_ends_it(tmp_path, monkeypatch):
+def test_a_trial_takes_three_calls_and_its_last_one_ends_it(out, monkeypatch):
     calls = []
 
     class Counted:
@@ -328,7 +255,7 @@ def test_a_trial_takes_three_calls_and_its_last_one_ends_it(tmp_path, monkeypatc
 
     monkeypatch.setattr("ablate.tracking.client.open_client", Counted)
     cell = make_cells()[0].cell
-    mirror = Mirror(tmp_path, make_declaration(), "")
+    mirror = Mirror(out, make_declaration(), "")
     for number in range(3):
         mirror.finished(cell, *make_trial(cell, "tune", number))
     assert mirror.close(60) == 0
@@ -336,14 +263,14 @@ def test_a_trial_takes_three_calls_and_its_last_one_ends_it(tmp_path, monkeypatc
     assert calls[last - 4 : last + 2] == ["create_run", "log_batch", "set_terminated"] * 2
 
 
-def test_what_is_too_much_for_one_call_is_written_whole(tmp_path):
+def test_what_is_too_much_for_one_call_is_written_whole(out):
     cells = make_cells()
     proposal, record = cells[0].tune[0]
     settings = {f"setting_{number}": number for number in range(150)}
     curves = {name: [value / 1000 for value in range(1, 801)] for name in ("val_accuracy", "train_accuracy")}
     cells[0].tune[0] = (proposal, dataclasses.replace(record, settings=settings, curves=curves, metrics={}))
-    assert mirrored(tmp_path, cells) == 0
-    client, _, runs = read_runs(tmp_path)
+    assert mirrored(out, cells) == 0
+    client, _, runs = read_runs(out)
     run = runs["depth=20 arm=plain", "tune 0"]
     assert (run.info.status, run.data.tags["ablate.mirrored"][:8]) == ("FINISHED", "complete")
     assert run.data.params.items() >= {name: str(value) for name, value in settings.items()}.items()
@@ -352,18 +279,18 @@ def test_what_is_too_much_for_one_call_is_written_whole(tmp_path):
         assert [point.value for point in sorted(history, key=lambda point: point.step)] == curve
 
 
-def test_runs_are_found_beyond_the_first_page(tmp_path, monkeypatch):
+def test_runs_are_found_beyond_the_first_page(out, monkeypatch):
     monkeypatch.setattr("ablate.tracking.client.PAGE", 2)
-    mirrored(tmp_path)
-    assert mirrored(tmp_path) == 0
-    assert len(read_runs(tmp_path)[2]) == 10
+    mirrored(out)
+    assert mirrored(out) == 0
+    assert len(read_runs(out)[2]) == 10
 
 
-def test_a_dead_store_stops_nothing_and_is_filled_later(tmp_path, monkeypatch, caplog):
+def test_a_dead_store_stops_nothing_and_is_filled_later(out, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:1")
     began = time.monotonic()
     with caplog.at_level(logging.WARNING, "ablate"):
-        mirror = Mirror(tmp_path, make_declaration(), "")
+        mirror = Mirror(out, make_declaration(), "")
         mirror.replay(make_cells())
         mirror.summary(None, make_cells())
         assert time.monotonic() - began < 5
@@ -372,32 +299,34 @@ def test_a_dead_store_stops_nothing_and_is_filled_later(tmp_path, monkeypatch, c
     assert len([record for record in caplog.records if record.name.startswith("ablate")]) == 1
     assert "secret" not in caplog.text
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert mirrored(tmp_path) == 0
-    assert len(read_runs(tmp_path)[2]) == 10
+    assert mirrored(out) == 0
+    assert len(read_runs(out)[2]) == 10
 
 
-def test_a_store_that_comes_back_gets_what_it_missed(tmp_path, monkeypatch):
+def test_a_store_that_comes_back_gets_what_it_missed(out, monkeypatch):
     is_up = False
+    refused = threading.Semaphore(0)
 
     def opened(*args):
         if not is_up:
+            refused.release()
             raise ConnectionError("down")
         return open_client(*args)
 
     monkeypatch.setattr("ablate.tracking.client.open_client", opened)
-    mirror = Mirror(tmp_path, make_declaration(), "", pause_s=0.1)
+    mirror = Mirror(out, make_declaration(), "", pause_s=0.1)
     mirror.replay(make_cells())
-    time.sleep(0.3)
+    assert all(refused.acquire(timeout=60) for _ in range(2))
     is_up = True
     assert mirror.close(60) == 0
-    assert len(read_runs(tmp_path)[2]) == 10
+    assert len(read_runs(out)[2]) == 10
 
 
-def test_a_trial_that_the_store_refuses_holds_up_no_other(tmp_path, caplog):
+def test_a_trial_that_the_store_refuses_holds_up_no_other(out, caplog):
     cells = make_cells()
     proposal, record = cells[0].tune[0]
     cells[0].tune[0] = (proposal, dataclasses.replace(record, settings={"bad\nname!": 1}))
-    assert mirrored(tmp_path, cells) == 1
+    assert mirrored(out, cells) == 1
     assert "does not take" in caplog.text
 
 
@@ -536,15 +465,15 @@ def test_a_refusal_after_an_outage_is_told_too(tmp_path, monkeypatch, caplog):
     assert causes == ["down", "wrong"]
 
 
-def test_what_mlflow_takes_only_so_long_is_shortened_and_whole_in_the_artifact(tmp_path):
+def test_what_mlflow_takes_only_so_long_is_shortened_and_whole_in_the_artifact(out):
     question = "why? " * 10_000 + "\0" * 3
     cells = make_cells()
     for trials in cells:
         trials.cell.levels.update({f"an_axis_of_a_long_name_{number}": "x" * 90 for number in range(20)})
     declaration = dataclasses.replace(make_declaration(), question=question, cells=[trials.cell for trials in cells],
                                       axes={f"{'a' * 90}{number}": ["1"] for number in range(300)})  # fmt: skip
-    assert mirrored(tmp_path, cells, declaration=declaration) == 0
-    client = open_client(tracking_uri(tmp_path))
+    assert mirrored(out, cells, declaration=declaration) == 0
+    client = open_client(tracking_uri(out))
     experiment = client.get_experiment_by_name("depth@smoke")
     runs = client.search_runs([experiment.experiment_id])
     (summary,) = [run for run in runs if run.data.tags["ablate.kind"] == "summary"]
@@ -559,20 +488,20 @@ def test_what_mlflow_takes_only_so_long_is_shortened_and_whole_in_the_artifact(t
 
 
 @pytest.mark.parametrize("axis", ["sgd+momentum", "phase", "number", "state", "ablate.kind", "mlflow.parentRunId"])
-def test_an_axis_of_any_name_costs_no_run_and_makes_none_twice(tmp_path, axis):
+def test_an_axis_of_any_name_costs_no_run_and_makes_none_twice(out, axis):
     cells = make_cells()
     for trials in cells:
         trials.cell.levels[axis] = "level"
     for _ in range(3):
-        assert mirrored(tmp_path, cells) == 0
-    runs = read_runs(tmp_path)[2]
+        assert mirrored(out, cells) == 0
+    runs = read_runs(out)[2]
     assert len(runs) == 10
     trial = runs[f"depth=20 arm=ortho {axis}=level", "tune 0"]
     assert trial.data.params[content.metric_name(axis)] == "level"
     assert trial.data.tags["phase"] == "tune"
 
 
-def test_closing_waits_no_longer_than_it_is_told(tmp_path, monkeypatch):
+def test_closing_waits_no_longer_than_it_is_told(out, monkeypatch):
     is_up = threading.Event()
 
     def opened(*args):
@@ -582,7 +511,7 @@ def test_closing_waits_no_longer_than_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("ablate.tracking.client.open_client", opened)
     monkeypatch.setattr("ablate.tracking.mirror.GRACE_S", 0.1)
     began = time.monotonic()
-    mirror = Mirror(tmp_path, make_declaration(), "")
+    mirror = Mirror(out, make_declaration(), "")
     mirror.replay(make_cells())
     assert mirror.close(0.2) == 7
     assert time.monotonic() - began < 30

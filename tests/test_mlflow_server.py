@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command_line import FILE, command, ledger_files, wait_for
 from gated_rows import NUM_TRIALS as GATED_TRIALS
 from gated_rows import GatedSweep
 from mlflow.tracking import MlflowClient
 from services import POSTGRES_SECRET, S3_SECRET, MlflowServer, Postgres, s3_objects, s3_server
-from test_sweep import FILE, command, ledger_files, wait_for
 
 pytestmark = pytest.mark.slow
 OPTIONS = ("--set", "budget.trials_per_cell=4", "--set", "confirm.seeds=1", "--set", "fixed.epochs=20", "--jobs", "1")

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from ray_nodes import RayNodes
 
 import ablate
 from ablate.errors import SweepStoppedError, UsageError
@@ -224,6 +225,8 @@ def run(folder, *arguments, script=None):
 
 PYTHON = """
 import sys
+from ray_nodes import RayNodes
+
 import ablate
 from mine import train
 
@@ -278,3 +281,23 @@ def test_a_sweep_of_a_function_stops_at_ctrl_c_and_goes_on_and_one_that_fails_sa
     assert failed.returncode == 1
     assert failed.stderr.count("Traceback") == 0
     assert failed.stderr.count("AttributeError: this trial has no parameter 'widht'. Did you mean 'width'?") == 1
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_run_the_code_that_ray_brought_them(folder):
+    (folder / "lab").mkdir()
+    (folder / "lab" / "__init__.py").write_text("")
+    (folder / "lab" / "parts.py").write_text("SCALE = 1.0\n")
+    code = CODE.replace("import random", "import random\nfrom lab.parts import SCALE\nplace = __file__")
+    (folder / "mine.py").write_text(
+        code.replace("    w, velo", "    assert '/ablate_imports/code/' in place, place\n    w, velo")
+    )
+    with RayNodes([{"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1}]) as cluster:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **cluster.environment()}
+        command = [sys.executable, str(ROOT / "cli.py"), "sweep", "own.yaml", "--address", cluster.address]
+        options = ["--set", "axes.width=[1]", "--set", "budget.trials_per_cell=2"]
+        done = subprocess.run(
+            [*command, *options], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[8/8]" in done.stdout

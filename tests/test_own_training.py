@@ -178,6 +178,10 @@ class TestFunction:
         if "code.py:" in message:
             assert "parameters: epochs=4, scale=1.0, lr=0.1\n" in record.message
 
+    def test_a_seed_is_one_that_libraries_take(self, tmp_path):
+        lines = ["trial.report(val_rmse=trial.seed)", "return {'test_rmse': trial.seed}"]
+        assert ran(write(tmp_path, body(*lines)), seed=605858063826952).metrics["test_rmse"] < 2**31
+
     def test_out_of_memory_is_told_as_such(self, tmp_path):
         assert ran(write(tmp_path, body("raise MemoryError"))).reason == "out_of_memory"
 
@@ -290,6 +294,8 @@ class TestSweepFile:
                                 "reports. Name it as task.length, or set pruner: none")  # fmt: skip
         named = TASK.replace("metrics", "length: rounds, metrics")
         assert load_spec(write(tmp_path, file=file, task=named)).budget.pruner == "median"
+        code = body("trial.report(val_rmse=config.rounds)")
+        assert ran(write(tmp_path, code, named, file), "tune", settings={"rounds": 4}).state == "complete"
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),
@@ -393,6 +399,10 @@ class TestCommand:
         assert (record.state, record.num_epochs) == ("complete", 4)
         assert record.metrics == {"val_rmse": pytest.approx(0.9 / 4), "test_rmse": 5.5}
         assert list(ran(path, "tune", settings=SETTINGS).metrics) == ["val_rmse"]
+
+    def test_a_seed_is_one_that_libraries_take(self, tmp_path):
+        script = SCRIPT + "\nassert given.seed < 2**31 and given.seed == int(os.environ['ABLATE_SEED'])\n"
+        assert ran(write_script(tmp_path, script), settings=SETTINGS, seed=605858063826952).state == "complete"
 
     @pytest.mark.parametrize(
         ("script", "message"),

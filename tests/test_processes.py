@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import wait_for
 from shared_work import meet, meet_and_die
 
 from ablate import processes
@@ -69,11 +70,12 @@ def test_an_error_is_that_of_this_process_and_leaves_no_process_behind():
 
 
 SCRIPT = """
-import signal, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # Where this is in the background it is ignored.
+import functools, os, pathlib, sys
+sys.path.insert(0, sys.argv[1])
 from ablate import processes
+from shared_work import meet_and_sleep
 processes.num_cpus = lambda: 2
-processes.map_in_two(time.sleep, [0.2] * 1000)
+processes.map_in_two(functools.partial(meet_and_sleep, os.getpid()), [pathlib.Path(sys.argv[2])] * 1000)
 """
 
 
@@ -91,14 +93,15 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_the_second_process_ends_with_the_first(sent):
+def test_the_second_process_ends_with_the_first(tmp_path, sent):
+    mark = tmp_path / "mark"
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while not (seconds := children_of(process.pid)):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    time.sleep(1)  # Most of which it takes to start.
+        [sys.executable, "-c", SCRIPT, Path(__file__).parent, mark],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(mark.exists, process)
+    seconds = children_of(process.pid)
+    assert len(seconds) == 1
     # To the group, as a terminal sends Ctrl-C.
     os.killpg(process.pid, sent)
     _, errors = process.communicate(timeout=900)

@@ -404,16 +404,19 @@ def test_csv_has_the_verdicts(whole, troubled):
     assert [equal[name] for name in names] == ["not shown", "1.0", "1.0", "", "False"]
     assert [rows["plain", "20"][name] for name in names] == ["", "", "", "", "False"]
     assert [others["plain+ortho", "110"][name] for name in names] == [""] * 5
-    assert [others["residual", "56"][name] for name in names] == ["", "", "", "", "False"]
+    mixed = others["plain", "56"]
+    assert [others["residual", "56"][name] for name in names] == ["seeds collapsed", "", "", "", "False"]
+    assert [mixed[name] for name in ("mean", "sd", "low", "delta", "num_diverged")] == ["", "", "", "", "1"]
 
 
 def test_csv_has_no_rounding_and_no_negative_zero(tmp_path):
-    equal = {("residual", "20", seed): value for seed, value in enumerate((0.1, 0.7, 0.9))}
-    equal |= {("plain", "20", seed): value for seed, value in enumerate((0.7, 0.1, 0.9))}
+    equal = {("residual", "20", seed): value for seed, value in enumerate((0.3, 0.7, 0.9))}
+    equal |= {("plain", "20", seed): value for seed, value in enumerate((0.7, 0.3, 0.9))}
     found = report(tmp_path, confirm=equal)
     rows = list(csv.DictReader((found.folder / "table.csv").read_text().splitlines()))
     cell = next(row for row in rows if (row["arm"], row["depth"]) == ("residual", "20"))
-    assert (cell["delta"], cell["delta_low"]) == ("0.0", "")
+    assert cell["delta"] == "0.0"
+    assert float(cell["delta_low"]) == -float(cell["delta_high"])
 
 
 def test_parquet_has_a_row_a_trial_and_names_its_sweep(troubled):
@@ -520,7 +523,7 @@ def test_status_lines_name_every_cell(troubled, tmp_path):
     assert lines[0] == f"{SWEEP}: 81 trials planned"
     assert lines[1] == "  2 waiting, 0 running, 50 complete, 9 pruned, 10 diverged, 10 failed"
     assert len(lines) == 2 + len(ARMS) * len(DEPTHS)
-    assert re.fullmatch(r"  depth=56, arm=plain +\d+\.\d \(n=3, 1 diverged\)", lines[6])
+    assert re.fullmatch(r"  depth=56, arm=plain +10\.0, \d+\.\d, \d+\.\d \(n=3, 1 diverged\)", lines[6])
     SweepFolder(tmp_path, SWEEP).write_declaration(Synthetic(tmp_path).declaration(), "")
     assert status_lines(sweep_status(tmp_path))[2].endswith("no confirmed seed yet")
 
@@ -531,7 +534,7 @@ def test_status_tells_the_best_configuration_and_the_confirmed_accuracy(troubled
     assert plain["best_config"] == {"lr": 0.1, "optimizer": "sgd", "weight_decay": 0.01}
     assert plain["confirm"]["low"] < plain["confirm"]["mean"] < plain["confirm"]["high"]
     mixed = cells["56", "plain"]["confirm"]
-    assert (mixed["n"], mixed["diverged"], mixed["low"]) == (3, 1, None)
+    assert (mixed["n"], mixed["diverged"], mixed["mean"], mixed["low"], len(mixed["values"])) == (3, 1, None, None, 3)
 
 
 def test_status_of_a_sweep_that_has_not_begun_is_undefined(tmp_path):
@@ -540,7 +543,8 @@ def test_status_of_a_sweep_that_has_not_begun_is_undefined(tmp_path):
     found = sweep_status(tmp_path)
     assert found["trials"]["waiting"] == found["trials"]["planned"] == 81
     assert found["cells"][0]["best_config"] is None
-    assert found["cells"][0]["confirm"] == {"n": 0, "mean": None, "low": None, "high": None, "diverged": 0}
+    nothing = {"n": 0, "mean": None, "low": None, "high": None, "values": [], "diverged": 0, "collapsed": 0}
+    assert found["cells"][0]["confirm"] == nothing
 
 
 def test_a_search_space_reads_as_a_sentence():

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 import pytest
 from click.testing import CliRunner
+from command_line import ROOT
 from gated_rows import NUM_TRIALS, GatedSweep, ended
 from services import fill, small_disk
-from test_sweep import ROOT
 
 from ablate.commands import main
 from ablate.store.declaration import SweepFolder

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import FILE, ROOT, command, wait_for
 from services import S3_SECRET, s3_objects, s3_server, wait_until
-from test_sweep import FILE, ROOT, command, wait_for
 
 import ablate.places
 import ablate.storage
@@ -404,8 +404,6 @@ def test_of_two_sweeps_on_one_prefix_one_is_refused_in_a_line(server, tmp_path):
 def test_a_holder_whose_lock_was_taken_over_is_told_to_stop(store, monkeypatch, caplog):
     monkeypatch.setattr(ablate.storage, "HEARTBEAT_S", 0.2)
     lock = store / "tiny" / "lock"
-    # A shell's background job ignores Ctrl-C and hands that on.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def hold() -> None:
         with locked(lock) as is_ours:
@@ -413,11 +411,8 @@ def test_a_holder_whose_lock_was_taken_over_is_told_to_stop(store, monkeypatch, 
             write_atomically(lock, b"somebody 1")
             time.sleep(5)
 
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            hold()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        hold()
     assert "another process took" in caplog.text
     assert lock.read_bytes() == b"somebody 1"
 

@@ -5,7 +5,7 @@ from math import log10
 from pathlib import Path
 
 import pytest
-from test_schedule import Sweep
+from made_up import Sweep
 
 from ablate.errors import SpecError
 from ablate.search.samplers import build_sampler
@@ -57,6 +57,13 @@ def test_every_sampler_goes_on_after_any_interruption_as_if_there_had_been_none(
         cut.schedule.next_pack()
     assert sorted(cut.proposals()) == sorted(whole.proposals())
     assert len(whole.proposals()) == len(set(whole.proposals())) == whole.plan.declaration.num_trials
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_every_trial_of_every_cell_has_a_draw_of_its_own(tmp_path, sampler):
+    sweep = Sweep(tmp_path, f"budget.sampler={sampler}", "budget.pruner=none", "confirm.seeds=0").run()
+    rates = [proposal.settings["lr"] for _, proposal, _ in sweep.ended]
+    assert len(set(rates)) == len(rates) == 4 * 7
 
 
 @pytest.mark.parametrize("pruner", PRUNERS)

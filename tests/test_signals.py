@@ -13,14 +13,6 @@ from ablate.signals import graceful_signals, interrupts_deferred, was_interrupte
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
-@pytest.fixture(autouse=True)
-def _as_without_nohup():
-    """Let SIGHUP do what it does in a terminal, also where the tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.mark.parametrize("sent", SIGNALS)
 def test_a_deferred_signal_interrupts_at_the_end_of_the_block_and_not_in_its_midst(sent):
     handlers = [signal.getsignal(number) for number in SIGNALS]

@@ -101,6 +101,11 @@ def test_overrides_come_after_the_profile(file):
     assert list(spec.axes["depth"]) == ["14"]
 
 
+def test_an_override_of_a_section_replaces_the_entries_that_it_names(file):
+    spec = load_spec(file, overrides=["resources={cpus: 2, gpus: 0.25}", "confirm={seeds: 7}"])
+    assert (spec.resources.cpus, spec.resources.gpus, spec.confirm.seeds) == (2, 0.25, 7)
+
+
 def test_override_replaces_a_wrong_entry(tmp_path):
     path = write(tmp_path, "fixed: {lr: fast}\nseed: x\n")
     assert load_spec(path, overrides=["fixed.lr=1", "seed=2"]).fixed == {"lr": 1.0}

@@ -64,11 +64,10 @@ def test_diverged_seeds_count_as_chance():
     assert (found.n, found.mean, found.low, found.high, found.num_diverged) == (3, 0.1, 0.1, 0.1, 3)
 
 
-def test_a_mix_of_success_and_collapse_has_no_interval():
+def test_a_mix_of_success_and_collapse_has_neither_mean_nor_interval():
     found = estimate([0.95, 0.94], 1, accuracy(0.1))
     assert found.is_mixed
-    assert found.mean == pytest.approx((0.95 + 0.94 + 0.1) / 3)
-    assert (found.low, found.high) == (None, None)
+    assert (found.mean, found.sd, found.low, found.high) == (None, None, None, None)
     assert sorted(found.values) == [0.1, 0.94, 0.95]
 
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 from gated_rows import NUM_TRIALS, GatedSweep
+from mirrored import mirrored, read_points, read_runs
 from services import POSTGRES_SECRET, Postgres
-from test_mirror import mirrored, read_points, read_runs
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The project's own rules: which module may import which, and that every search space is valid."""
 
 import ast
+import functools
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -13,7 +14,8 @@ from ablate.sweepfile.spec import load_spec
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ablate"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+EXAMPLES = PACKAGE / "examples"
+MODULES = sorted(file for file in PACKAGE.rglob("*.py") if EXAMPLES not in file.parents)
 # What a part of the package may import of the others; the order of the layers, from the top down.
 LAYERS = [
     "registry",
@@ -57,8 +59,13 @@ def part(module: str) -> str:
     return next((layer for n in (2, 1) if (layer := ".".join(names[:n])) in LAYERS), "base")
 
 
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imports(file: Path) -> list[str]:
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -94,7 +101,7 @@ def graph() -> dict[str, set[str]]:
     modules = {name.removesuffix(".__init__"): file for name, file in modules.items()}
     found = {}
     for name, file in modules.items():
-        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        nodes = [node for node in ast.walk(parsed(file)) if isinstance(node, ast.ImportFrom)]
         named = [(node.module, alias.name) for node in nodes if node.module for alias in node.names]
         targets = {f"{module}.{each}" if f"{module}.{each}" in modules else module for module, each in named}
         targets |= set(imports(file))
@@ -110,6 +117,39 @@ def test_the_graph_sees_every_import():
     found = graph()
     assert "ablate.tasks.image_classification.training.trainer" in found["ablate.tasks.image_classification.task"]
     assert "ablate.run.launch.tuner" in found["ablate.run.runner"]
+
+
+TESTS = Path(__file__).parent
+
+
+def modules_of_tests(text: str) -> list[str]:
+    """Return the modules of tests that a module imports: what they share belongs into a module beside them."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            names += [alias.name for alias in node.names] if node.module in (None, "tests") else [node.module]
+    return [name for name in names if any(part.startswith("test_") for part in name.split("."))]
+
+
+@pytest.mark.parametrize("file", sorted(TESTS.glob("*.py")), ids=lambda file: file.name)
+def test_no_module_imports_a_module_of_tests(file):
+    assert modules_of_tests(file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("from test_sweep import FILE", ["test_sweep"]),
+        ("import test_sweep as sweeps, os", ["test_sweep"]),
+        ("def f():\n    from tests.test_sweep import FILE", ["tests.test_sweep"]),
+        ("from . import test_sweep", ["test_sweep"]),
+        ("from tests import test_sweep", ["test_sweep"]),
+        ("from command_line import test_file", []),
+    ],
+)
+def test_an_import_of_a_module_of_tests_is_found(line, found):
+    assert modules_of_tests(line) == found
 
 
 WORDS = re.compile(r"accurac(y|ies)|\bchance\b|depth|(?<!composite_)\bimages?\b(?!\.composite)", re.IGNORECASE)
@@ -190,7 +230,7 @@ def test_text_without_an_encoding_is_found(line, is_found):
     ids=lambda file: str(file.relative_to(ROOT)),
 )
 def test_every_text_is_utf_8_whatever_the_locale(file):
-    calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parsed(file)) if isinstance(node, ast.Call)]
     assert [ast.unparse(call) for call in calls if is_text_without_encoding(call)] == []
 
 

@@ -274,3 +274,12 @@ def test_runner_up_audit_and_origin_stand_in_the_report(tmp_path):
     two = [dataclasses.replace(r, provenance=p) for r, p in zip([record(1, 0.5)] * 2, (clean, changed), strict=True)]
     both = [CellTrials(cells[0].cell, [(cells[0].tune[0][0], r) for r in two], [], objective=cells[0].objective)]
     assert origin_lines(both)[0] == "The trials are from 2 commits: 1 from 946241c and 1 from 946241c with changes."
+
+
+@pytest.mark.parametrize(("length", "key"), [("steps", "fixed.steps"), ("", "")])
+def test_longer_training_is_asked_for_by_the_parameter_that_says_how_long_it_is(length, key):
+    declaration, trials = cell([0.2, 0.6], curve=[number / 10 for number in range(10)])
+    (doubt,) = [
+        each for each in doubts(dataclasses.replace(declaration, length=length), trials) if each.kind == "epochs"
+    ]
+    assert (doubt.key, doubt.value) == (key, 20 if key else None)

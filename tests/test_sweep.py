@@ -1,7 +1,6 @@
 """Whole sweeps by the command line, on a real Ray cluster, a real MLflow store and real images."""
 
 import dataclasses
-import json
 import os
 import pty
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import FILE, command, ledger_files, run, status, wait_for
 from mlflow.tracking import MlflowClient
 from packs import packed
 
@@ -26,40 +26,6 @@ from ablate.tasks.image_classification.data.prepare import load, prepare
 from ablate.tasks.image_classification.training.device import prepare_process
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent
-FILE = """
-name: tiny
-question: Does a residual net of 8 layers beat a plain one?
-fixed: {dataset: digits, width: 4, epochs: 4, batch_size: 64, depth: 8}
-axes:
-  arm:
-    plain: {shortcut: none, regularizer: orthonormal, init: orthonormal}
-    residual: {shortcut: identity}
-tune:
-  lr: {low: 1e-6, high: 1, log: true}
-budget: {trials_per_cell: 8}
-confirm: {seeds: 2}
-report: {baseline: plain}
-"""
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-
-
-def run(*arguments: str | Path, cwd: Path, timeout: int = 900) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout)
-
-
-def ledger_files(folder: Path) -> dict[str, tuple[bytes, int]]:
-    files = sorted((folder / "runs" / "ledger" / "trials").rglob("*.parquet"))
-    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
-
-
-def status(folder: Path) -> dict:
-    done = run("status", "--json", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +128,6 @@ def test_report_writes_all_its_files_where_it_is_told(finished, tmp_path):
     written = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")}
     assert {"report.html", "table.md", "table.tex", "table.csv", "results.parquet"} <= written
     assert {"figures/learning_curves.svg", "figures/learning_curves.pdf"} <= written
-
-
-def wait_for(condition, process, timeout: float = 900) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def num_confirming(folder: Path) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 from click.testing import CliRunner
-from test_sweep import FILE, ledger_files, run, status
+from command_line import FILE, ledger_files, run, status
 
 from ablate.commands import main
 

@@ -51,6 +51,22 @@ def test_a_net_learns_what_can_be_learnt(tiny_dataset):
     assert all(len(curve) == 6 for curve in record.curves.values())
 
 
+def test_every_epoch_has_an_order_of_its_own_that_the_seed_repeats(tiny_dataset):
+    def orders(seed):
+        trainer = Trainer(resolve(BASE), tiny_dataset, seed, CPU)
+        found = []
+        for epoch in range(3):
+            trainer.progress.epoch = epoch
+            found.append(torch.cat([images for images, _ in trainer.batches()]))
+        return found
+
+    first, again, other = orders(1), orders(1), orders(2)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    for one, two in ((first[0], first[1]), (first[1], first[2]), (first[0], other[0])):
+        assert not torch.equal(one, two)
+        torch.testing.assert_close(one.sum(), two.sum())  # the same images
+
+
 def test_test_images_are_touched_in_the_confirm_phase_only(tiny_dataset):
     poisoned = dataclasses.replace(tiny_dataset, test=None)
     (record,) = train(poisoned, task(phase="tune"))
@@ -69,26 +85,42 @@ def test_the_same_seed_repeats_weights_and_curves_bit_for_bit(tiny_dataset, sett
     assert first.weights_digest != other.weights_digest
 
 
-def test_the_same_seed_repeats_in_another_process(tmp_path):
-    code = """
+PROCESS = """
 import sys, torch
 from pathlib import Path
 from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data.prepare import prepare
 from ablate.tasks.image_classification.task import TASK
 from ablate.run.pack import Pack, Request
-config = resolve({"depth": 8, "width": 4, "epochs": 2, "augment": "crop_flip", "regularizer": "l2"})
-data = prepare(config, Path(sys.argv[1]))
-own = Request(key="k", fingerprint="f", seed=5, phase="confirm", settings=config.settings(), data_digest=data.digest)
-(record,) = Pack(TASK, [own], "cpu", data.path).run()
-print(record.weights_digest, record.curves, record.metrics)
+last = {"depth": 8, "width": 4, "epochs": 2, "augment": "crop_flip", "regularizer": "l2"}
+before = [{"depth": 14, "width": 8, "epochs": 1, "optimizer": "adam", "lr": 0.01, "modulation": "anchor"},
+          {"depth": 8, "width": 4, "epochs": 1, "lr": 1e6, "regularizer": "orthonormal"}]
+for settings in [*(before if sys.argv[2] == "reused" else []), last]:
+    config = resolve(settings)
+    data = prepare(config, Path(sys.argv[1]))
+    task = {"key": "k", "fingerprint": "f", "seed": 5, "phase": "confirm", "data_digest": data.digest}
+    own = Request(**task, settings=config.settings())
+    (record,) = Pack(TASK, [own], "cpu", data.path).run()
+    print(record.state, record.weights_digest, record.curves, record.metrics)
 """
-    runs = [
-        subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    ]
-    assert runs[0] == runs[1]
-    assert len(runs[0].split()[0]) == 16
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory) -> dict[str, list[str]]:
+    """The lines of a process that runs one trial, of another, and of one that has run two others before."""
+    folder = tmp_path_factory.mktemp("processes")
+    return {
+        name: subprocess.run(
+            [sys.executable, "-c", PROCESS, folder, how], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        for name, how in (("one", "fresh"), ("another", "fresh"), ("reused", "reused"))
+    }
+
+
+def test_the_same_seed_repeats_in_another_process(processes):
+    assert processes["one"] == processes["another"]
+    (line,) = processes["one"]
+    assert len(line.split()[1]) == 16
 
 
 @pytest.mark.parametrize("kind", ["optimizer", "regularizer", "modulation", "init", "lr_schedule", "augment", "norm"])
@@ -348,32 +380,10 @@ def test_weights_of_confirm_trials_are_kept_where_asked_for(tiny_dataset, tmp_pa
     assert weights_digest(net) == records[0].weights_digest
 
 
-def test_a_reused_worker_gives_the_numbers_of_a_fresh_one(tmp_path):
+def test_a_reused_worker_gives_the_numbers_of_a_fresh_one(processes):
     """What ran before in a process, with other optimizers, sizes or a divergence, leaves no trace in a trial."""
-    code = """
-import sys, torch
-from pathlib import Path
-from ablate.tasks.image_classification.config import resolve
-from ablate.tasks.image_classification.data.prepare import prepare
-from ablate.tasks.image_classification.task import TASK
-from ablate.run.pack import Pack, Request
-last = {"depth": 8, "width": 4, "epochs": 2, "augment": "crop_flip", "regularizer": "l2"}
-before = [{"depth": 14, "width": 8, "epochs": 1, "optimizer": "adam", "lr": 0.01, "modulation": "anchor"},
-          {"depth": 8, "width": 4, "epochs": 1, "lr": 1e6, "regularizer": "orthonormal"}]
-for settings in [*(before if sys.argv[2] == "reused" else []), last]:
-    config = resolve(settings)
-    data = prepare(config, Path(sys.argv[1]))
-    own = Request(key="k", fingerprint="f", seed=5, phase="tune", settings=config.settings(), data_digest=data.digest)
-    (record,) = Pack(TASK, [own], "cpu", data.path).run()
-    print(record.state, record.weights_digest, record.curves, record.metrics)
-"""
-    outputs = [
-        subprocess.run([sys.executable, "-c", code, str(tmp_path), how], capture_output=True, text=True, check=True)
-        for how in ("fresh", "reused")
-    ]
-    fresh, reused = (done.stdout.splitlines() for done in outputs)
-    assert [line.split()[0] for line in reused] == ["complete", "diverged", "complete"]
-    assert reused[-1] == fresh[-1]
+    assert [line.split()[0] for line in processes["reused"]] == ["complete", "diverged", "complete"]
+    assert processes["reused"][-1] == processes["one"][0]
 
 
 def test_label_smoothing_is_its_formula_and_changes_the_training_loss_only(tiny_dataset):
@@ -424,14 +434,23 @@ class Counting:
 def test_the_state_of_a_regularizer_is_in_the_checkpoint(tiny_dataset, tmp_path, monkeypatch):
     row = registry.Row(kind="regularizer", name="counting", target=Counting, summary="counts")
     monkeypatch.setitem(registry._rows["regularizer"], "counting", row)
+    assert_goes_on_from_its_state(tiny_dataset, tmp_path, monkeypatch, task(epochs=3, regularizer="counting"))
+
+
+def test_the_running_means_of_a_modulation_are_in_the_checkpoint(tiny_dataset, tmp_path, monkeypatch):
+    one = task(epochs=3, modulation="anchor", modulation_ema=0.9, modulation_form="backward")
+    assert_goes_on_from_its_state(tiny_dataset, tmp_path, monkeypatch, one)
+
+
+def assert_goes_on_from_its_state(dataset, folder, monkeypatch, one):
     monkeypatch.setattr("ablate.run.pack.CHECKPOINT_EVERY_S", 0.0)
-    one = task(epochs=3, regularizer="counting")
-    (whole,) = train(tiny_dataset, one)
+    (whole,) = train(dataset, one)
 
     def report(epoch, values):
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        train(tiny_dataset, one, report=report, checkpoints=Checkpoints(tmp_path))
-    (resumed,) = train(tiny_dataset, one, checkpoints=Checkpoints(tmp_path))
+        train(dataset, one, report=report, checkpoints=Checkpoints(folder))
+    (resumed,) = train(dataset, one, checkpoints=Checkpoints(folder))
+    assert whole.state == "complete", whole.message
     assert outcome(resumed) == outcome(whole)

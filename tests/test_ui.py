@@ -93,13 +93,12 @@ def fetch(port, path, body=None):
         return answer.read().decode()
 
 
+@pytest.mark.slow
 def test_the_ui_serves_the_sweep_until_it_is_interrupted(store, port):
     process = subprocess.Popen(
         [sys.executable, "-c", OPEN, str(store), str(port)],
         stdout=subprocess.PIPE,
         text=True,
-        # A shell's background job ignores Ctrl-C and hands that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()

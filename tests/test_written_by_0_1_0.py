@@ -6,17 +6,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from earlier import AS_THEN, WRITTEN, schedule
 
 from ablate.commands import main
-from ablate.run.plan import make_plan
-from ablate.run.runner import cell_runs
-from ablate.run.schedule import Schedule
 from ablate.store.declaration import SweepFolder
-from ablate.store.ledger import Ledger
-
-WRITTEN = Path(__file__).parent / "written_by_0_1_0"
-AS_THEN = "fixed.statistics=running"
-"""How 0.1.0 evaluated batch norm."""
 
 
 @pytest.fixture
@@ -24,12 +17,6 @@ def out(tmp_path) -> Path:
     with tarfile.open(WRITTEN / "runs.tar.gz") as archive:
         archive.extractall(tmp_path / "runs", filter="data")
     return tmp_path / "runs"
-
-
-def schedule(out: Path, *overrides: str) -> Schedule:
-    plan = make_plan(WRITTEN / "small.yaml", None, overrides, out)
-    plan.declare()
-    return Schedule(plan.declaration, cell_runs(plan), plan.folder, Ledger(out), plan.spec.budget.batch)
 
 
 def rows(file: Path) -> list[dict[str, str]]:

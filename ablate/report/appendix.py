@@ -78,7 +78,8 @@ def _effects(declaration: Declaration, entries: list[Entry]) -> Section | None:
     for effect in found:
         low, high = effect.low, effect.high
         interval = "–" if low is None or high is None else f"[{metric.signed(low)}, {metric.signed(high)}]"
-        rows.append([*effect.others.values(), effect.name, metric.signed(effect.mean), interval,
+        mean = "seeds collapsed" if effect.mean is None else metric.signed(effect.mean)
+        rows.append([*effect.others.values(), effect.name, mean, interval,
                      str(effect.num_contrasts), str(effect.n)])  # fmt: skip
     return Section(
         "effects",

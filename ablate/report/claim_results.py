@@ -94,7 +94,7 @@ def _measure(declaration: Declaration, claim: DeclaredClaim, entries: list[Entry
         return _Measured(None, None, f"{num_paired} of {num_seeds} paired seeds are finished")
     if num_seeds < 2:
         return _Measured(None, None, "one seed proves nothing: confirm.seeds must be at least 2")
-    if any(side.estimate.mean is None for side in sides):
+    if any(not side.estimate.has_all_values for side in sides):
         return _Measured(None, None, "seeds diverged, which have no number")
     is_mixed = any(side.estimate.is_mixed for side in sides)
     difference = paired_difference(sides[0].by_seed, sides[1].by_seed, declaration.metric, is_mixed=is_mixed)

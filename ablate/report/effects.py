@@ -28,12 +28,12 @@ class Effect:
 
     `components` are one (a main effect) or two (an interaction). `others` are the levels of the other axes.
     `num_contrasts` counts the settings of the other components that it averages. `low` and `high` are the ends of the
-    95% t interval over seeds; None for a single seed, or where a cell mixes success and divergence.
+    95% t interval over seeds; None for a single seed. Where a cell mixes success and collapse there is no mean either.
     """
 
     components: tuple[str, ...]
     others: dict[str, str]
-    mean: float
+    mean: float | None
     low: float | None
     high: float | None
     n: int
@@ -79,10 +79,12 @@ def _effect(names: tuple[str, ...], others: dict[str, str], cells: Mapping[On, E
         for seed in sorted(seeds)
     ]
     is_mixed = any(entry.estimate.is_mixed for entry in used)
-    mean, half = math.fsum(values) / len(values), None if is_mixed else _half_width(values)
+    mean = None if is_mixed else math.fsum(values) / len(values)
+    half = None if mean is None else _half_width(values)
     return Effect(
         components=names, others=others, mean=mean, n=len(values), num_contrasts=len(contrasts),
-        low=None if half is None else mean - half, high=None if half is None else mean + half,
+        low=None if mean is None or half is None else mean - half,
+        high=None if mean is None or half is None else mean + half,
     )  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def _others(entry: Entry, columns: str) -> tuple[tuple[str, str], ...]:
 def _with_difference(entry: Entry, baseline: Entry | None) -> Entry:
     if baseline is None or baseline.trials is entry.trials or not entry.is_settled:
         return entry
-    if entry.estimate.mean is None or baseline.estimate.mean is None:  # A diverged seed has no number.
+    if not (entry.estimate.has_all_values and baseline.estimate.has_all_values):  # A diverged seed has no number.
         return entry
     is_mixed = entry.estimate.is_mixed or baseline.estimate.is_mixed
     difference = paired_difference(entry.by_seed, baseline.by_seed, entry.metric, is_mixed=is_mixed)

@@ -35,9 +35,9 @@ class Estimate:
 
     `values` has one a seed, in the metric's unit; a diverged seed counts as the metric's floor, and has none where
     there is no floor. `n` counts the diverged seeds too. `sd` is the sample standard deviation (n - 1), `low` and
-    `high` the ends of the 95% interval. What is not defined is None: all of them at n=0 and where a seed has no value,
-    `sd` and the interval at n=1, the interval if `is_mixed`: some seeds trained and some diverged or stayed at the
-    floor. `num_collapsed` counts the latter without the diverged ones.
+    `high` the ends of the 95% interval. What is not defined is None: all of them at n=0, where a seed has no value, and
+    if `is_mixed`: some seeds trained and some diverged or stayed at the floor, so that a mean would describe none;
+    `sd` and the interval at n=1. `num_collapsed` counts seeds at the floor without the diverged ones.
     """
 
     n: int
@@ -49,6 +49,11 @@ class Estimate:
     values: tuple[float, ...]
     is_mixed: bool = False
     num_collapsed: int = 0
+
+    @property
+    def has_all_values(self) -> bool:
+        """Whether every seed has a value."""
+        return 0 < self.n == len(self.values)
 
     @property
     def excludes_zero(self) -> bool | None:
@@ -98,7 +103,7 @@ def estimate(values: Iterable[float], num_diverged: int, metric: Metric) -> Esti
     """
     survivors = tuple(values)
     num_collapsed = sum(map(metric.has_collapsed, survivors))
-    is_mixed = bool(survivors and num_diverged) or bool(num_collapsed and any(map(metric.has_trained, survivors)))
+    is_mixed = metric.is_mixed(survivors, num_diverged)
     if num_diverged and metric.floor is None:
         return Estimate(
             n=len(survivors) + num_diverged, mean=None, sd=None, low=None, high=None, num_diverged=num_diverged,
@@ -188,17 +193,16 @@ def _summarise(
     num_collapsed: int = 0,
 ) -> Estimate:  # fmt: skip
     n = len(values)
-    mean = math.fsum(values) / n if n else None
+    mean = math.fsum(values) / n if n and not is_mixed else None
     sd = low = high = None
     if mean is not None and n > 1:
         # Equal values have no spread, whatever rounding makes of their mean.
         is_constant = max(values) - min(values) < _rounding(values)
         mean = values[0] if is_constant else mean
         sd = 0.0 if is_constant else math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-        if not is_mixed:
-            half = t_half_width(sd, n)
-            low, high = _bootstrap(values) if n >= MIN_BOOTSTRAP and sd else (mean - half, mean + half)
-            low, high = clip(low), clip(high)
+        half = t_half_width(sd, n)
+        low, high = _bootstrap(values) if n >= MIN_BOOTSTRAP and sd else (mean - half, mean + half)
+        low, high = clip(low), clip(high)
     return Estimate(
         n=n, mean=mean, sd=sd, low=low, high=high, num_diverged=num_diverged, values=values, is_mixed=is_mixed,
         num_collapsed=num_collapsed,

@@ -70,10 +70,14 @@ def _arm_answer(grid: Grid, column: str) -> str:
     groups: dict[str, list[str]] = {"better": [], "worse": [], "not shown": [], UNDEFINED: []}
     for row in grid.rows:
         entry = grid.at.get((row, column))
-        if entry is None or entry.difference is None or entry.difference.mean is None:
+        if entry is None or entry.difference is None or not entry.difference.values:
             continue
         verdict = grid.verdicts.get((row, column))
-        number = "" if verdict is None else f" ({entry.metric.signed(entry.difference.mean)})"
+        number = (
+            ""
+            if verdict is None or entry.difference.mean is None
+            else f" ({entry.metric.signed(entry.difference.mean)})"
+        )
         groups[verdict.word if verdict else UNDEFINED].append(f"{grid.phrase(row) or 'all'}{number}")
     clauses = [f"{word} than {grid.baseline} at {listed(groups[word])}" for word in ("better", "worse") if groups[word]]
     if groups["not shown"]:
@@ -96,8 +100,8 @@ def _best(declaration: Declaration, grid: Grid) -> list[str]:
     found: dict[str, list[str]] = {}
     for row in grid.rows:
         settled = {c: grid.at[row, c] for c in grid.columns if (row, c) in grid.at and grid.at[row, c].is_settled}
-        # A mean of success and collapse describes no seed; it stands only where nothing else does.
-        steady = [column for column, entry in settled.items() if not entry.estimate.is_mixed] or list(settled)
+        # A mean of success and collapse would describe no seed.
+        steady = [column for column, entry in settled.items() if not entry.estimate.is_mixed]
         if steady:
             best = max(steady, key=lambda column: _mean(settled[column], sign))
             found.setdefault(best, []).append(f"{grid.phrase(row) or 'all'}, {entry_text(settled[best])}")
@@ -161,12 +165,13 @@ def _unequal_tuning(declaration: Declaration, grid: Grid) -> list[str]:
             f"The baseline {grid.baseline} has fewer tuned parameters than {listed(fewer)}, "
             f"with the same {declaration.trials_per_cell} tune trials a cell."
         )
-    allowed = {place: _max_epochs(grid.at[place].trials.cell) for place in dimensions}
+    allowed = {place: _max_epochs(grid.at[place].trials.cell, declaration.length) for place in dimensions}
     uneven = [row for row in grid.rows if len({n for (r, _), n in allowed.items() if r == row and n}) > 1]
     if uneven:
         numbers = sorted({n for (row, _), n in allowed.items() if row in uneven and n})
         found.append(
-            f"Training was not equal: cells of one row allow a trial between {numbers[0]} and {numbers[-1]} epochs."
+            f"Training was not equal: cells of one row allow a trial between {numbers[0]} and {numbers[-1]} "
+            f"{declaration.length}."
         )
     finished = {place: _num_useful(grid, place) for place in dimensions if grid.at[place].is_settled}
     if len(set(finished.values())) > 1:
@@ -190,10 +195,10 @@ def _too_little_data(declaration: Declaration, cells: list[CellTrials]) -> list[
     return [redact(f"{text[0].upper()}{text[1:]}.") for text in found]
 
 
-def _max_epochs(cell: DeclaredCell) -> int | None:
+def _max_epochs(cell: DeclaredCell, length: str) -> int | None:
     """Return the most epochs that a trial of a cell can have; None where the declaration does not say."""
-    parts = cell.space.get("epochs", [])
-    values = [v for part in parts for v in (part.get("choices") or [part.get("high")])] or [cell.settings.get("epochs")]
+    parts = cell.space.get(length, [])
+    values = [v for part in parts for v in (part.get("choices") or [part.get("high")])] or [cell.settings.get(length)]
     return max((value for value in values if isinstance(value, int)), default=None)
 
 

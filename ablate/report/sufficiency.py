@@ -181,9 +181,11 @@ def _epochs(declaration: Declaration, trials: CellTrials, winner: Proposal) -> l
     verb = "rose" if objective.sign > 0 else "fell"
     amount = objective.amount(last - before)
     text = f"its {objective.label.lower()} still {verb} by {amount} in the last fifth of training"
-    if len({str(cell.settings.get("epochs")) for cell in declaration.cells}) > 1 or "epochs" in declaration.tune:
+    length = declaration.length
+    lengths = {str(cell.settings.get(length)) for cell in declaration.cells}
+    if not length or len(lengths) > 1 or length in declaration.tune:
         return [Doubt(kind="epochs", text=text)]
-    return [Doubt(kind="epochs", text=text, key="fixed.epochs", value=2 * len(curve), effect=RERUNS)]
+    return [Doubt(kind="epochs", text=text, key=f"fixed.{length}", value=2 * len(curve), effect=RERUNS)]
 
 
 def _trials(declaration: Declaration, trials: CellTrials) -> list[Doubt]:

@@ -55,7 +55,9 @@ def status(
                     "mean": entry.estimate.mean,
                     "low": entry.estimate.low,
                     "high": entry.estimate.high,
+                    "values": sorted(entry.estimate.values),
                     "diverged": entry.estimate.num_diverged,
+                    "collapsed": entry.estimate.num_collapsed,
                 },
             }
             for entry in entries(declaration, cells)
@@ -115,12 +117,16 @@ def status_lines(content: dict[str, Any]) -> list[str]:
     width = max(map(len, names), default=0)
     for name, cell in zip(names, content["cells"], strict=True):
         found = cell["confirm"]
-        text = "no number" if found["n"] else "no confirmed seed yet"
-        text = text if found["mean"] is None else shown(found["mean"])
+        text = "no confirmed seed yet"
+        if found["n"]:
+            text = ", ".join(map(shown, found["values"])) if found["mean"] is None else shown(found["mean"])
+            text = text or "no number"
         if found["low"] is not None:
             text += f" [{shown(found['low'])}, {shown(found['high'])}]"
         if found["n"]:
-            text += f" (n={found['n']}" + (f", {found['diverged']} diverged)" if found["diverged"] else ")")
+            num = found["n"]
+            lost = [f"{found[name]} {name}" for name in ("diverged", "collapsed") if found[name]]
+            text += f" ({', '.join([f'n={num}', *lost])})"
         lines.append(f"  {name.ljust(width)}  {text}")
     return [*lines, *(f"  note: {notice}" for notice in content.get("notices", ()))]
 

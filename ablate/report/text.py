@@ -74,14 +74,14 @@ def entry_text(entry: Entry | None, *, show_n: bool = False) -> str:
 def printed_difference(found: Estimate | None, metric: Metric, *, show_n: bool = False) -> Printed:
     """Return what the table of differences prints, in points if the metric is in percent; "–" where there is none."""
     signed = metric.signed
-    if found is None or found.mean is None:
+    if found is None or not found.values:
         return Printed(values="–")
+    if found.mean is None:
+        return Printed(values=", ".join(signed(value) for value in sorted(found.values)), remark="seeds collapsed")
     if found.low is not None and found.high is not None:
         interval = f"[{signed(found.low)}, {signed(found.high)}]"
         return Printed(number=signed(found.mean), interval=interval, remark=f"n={found.n}" if show_n else "")
-    if found.n == 1:
-        return Printed(number=signed(found.mean), remark="n=1, no interval")
-    return Printed(values=", ".join(signed(value) for value in sorted(found.values)), remark="seeds collapsed")
+    return Printed(number=signed(found.mean), remark="n=1, no interval")
 
 
 def difference_text(found: Estimate | None, metric: Metric, *, show_n: bool = False) -> str:

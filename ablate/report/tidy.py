@@ -20,6 +20,8 @@ from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Prop
 from ablate.store.record import TrialRecord
 
 NULLABLE_INTEGERS = ("diverged_epoch", "diverged_step")
+NUMBERS = ("mean", "sd", "low", "high", "delta", "delta_low", "delta_high", "adjusted_p", "permutation_p", "g")
+"""Columns of `cells` that are numbers also where none of them is defined."""
 
 
 def trials(declaration: Declaration, cells: list[CellTrials]) -> pd.DataFrame:
@@ -46,12 +48,14 @@ def trials(declaration: Declaration, cells: list[CellTrials]) -> pd.DataFrame:
 def cells(grid: Grid) -> pd.DataFrame:
     """Return one row a cell. Metrics in percent are fractions; what is not defined is empty.
 
-    `entry` is what the table prints without bold and marks, always with n. `mark` is † where the tuning may not
-    have sufficed, and `doubts` says why. `is_best`: whether the entry beats every other one of its row. `verdict`
-    (better, worse, not shown) is against the baseline, with the p that decides it, `adjusted_p` (t test, Holm over
-    the table), beside `permutation_p` (not adjusted) and the effect size `g` of the differences.
+    `entry` is what the table prints without bold and marks, always with n. `mark` is † where the tuning may not have
+    sufficed, and `doubts` says why. Where some seeds trained and some collapsed there is no mean; `num_collapsed`
+    counts those at the floor. `is_best`: whether the entry beats every other one of its row. `verdict` (better,
+    worse, not shown, seeds collapsed) is against the baseline, with the p that decides it, `adjusted_p` (t test, Holm
+    over the table), beside `permutation_p` (not adjusted) and the effect size `g` of the differences.
     """
-    return pd.DataFrame([_cell_row(grid, place) for place in grid.at])
+    frame = pd.DataFrame([_cell_row(grid, place) for place in grid.at])
+    return frame.astype({name: float for name in NUMBERS if name in frame.columns})
 
 
 def to_parquet(frame: pd.DataFrame, declaration: Declaration) -> bytes:
@@ -116,11 +120,12 @@ def _cell_row(grid: Grid, place: Place) -> dict[str, Any]:
     row["is_best"] = place in grid.best if entry.is_settled and len(grid.columns) > 1 else None
     row["n"] = found.n
     row |= {name: _measured(getattr(found, name)) for name in ("mean", "sd", "low", "high")}
-    row |= {"num_diverged": found.num_diverged, "num_failed": entry.num_failed}
+    row |= {"num_diverged": found.num_diverged, "num_collapsed": found.num_collapsed, "num_failed": entry.num_failed}
     for name in ("mean", "low", "high"):
         row["delta" if name == "mean" else f"delta_{name}"] = _measured(getattr(entry.difference, name, None))
     verdict = grid.verdicts.get(place)
-    row["verdict"] = verdict.word if verdict else None
+    is_collapsed = entry.difference is not None and entry.difference.is_mixed
+    row["verdict"] = verdict.word if verdict else "seeds collapsed" if is_collapsed else None
     row["adjusted_p"] = verdict.adjusted_p if verdict else None
     row["permutation_p"] = verdict.test.permutation_p if verdict else None
     row["g"] = _measured(verdict.test.effect) if verdict else None

@@ -151,7 +151,7 @@ def _power(plan: Plan, cells: list[CellTrials]) -> dict[str, Any]:
         return found
     text = (
         f"verdicts: possible from 2 confirm seeds on by the paired t test, from {flips} by sign flips alone "
-        f"({others} comparisons with the baseline)"
+        f"({others} comparison{'s' * (others > 1)} with the baseline)"
     )
     sd = found["paired_sd"] = _known_sd(plan, cells)
     size = f"{once:.1f} standard deviations of the paired differences ({all_:.1f} if all {others} are corrected for)"

@@ -5,6 +5,7 @@ Here, for all tasks, pruning, divergence, lack of memory, errors and checkpoints
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 import traceback
@@ -46,6 +47,13 @@ class Request:
     phase: str
     settings: dict[str, Any]
     data_digest: str
+
+
+def failed(request: Request, task: str, reason: str, message: str) -> TrialRecord:
+    """Return the record of a trial that never began, or that nothing is left of; `task` is its task's stamp."""
+    return TrialRecord(
+        **dataclasses.asdict(request), task=task, state="failed", reason=reason, message=message, rows={}
+    )  # fmt: skip
 
 
 @dataclass

@@ -272,6 +272,7 @@ def _declaration(
         metrics=spec.task.measured(facts),
         objective=spec.task.objective,
         task=spec.task.name,
+        length=spec.task.length,
         data_line=spec.task.data_line(facts),
         notices=[*spec.task.notices(facts, [cell.settings for cell in cells]), *remarks],
         file=public_file(str(spec.path)),

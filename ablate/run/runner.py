@@ -107,7 +107,7 @@ def run_plan(
         except Exception as error:
             mirror.close(timeout_s=10)  # Python must not end while a thread is at work.
             if isinstance(error, OSError):
-                raise _stopped(plan, error, where_options(device, address)) from error
+                raise _stopped(plan, error, where_options(device, address, jobs)) from error
             raise
         _announce(plan.spec.task, reused, device if address == "local" else None, console)
         is_out_of_time = not schedule.is_finished() and time.monotonic() >= deadline
@@ -157,9 +157,9 @@ def _tell_views(out: Place, console: Console) -> None:
         console.print(f"note: on this machine only, in {local_view(out)}: {views}", markup=False, soft_wrap=True)
 
 
-def where_options(device: str, address: str) -> dict[str, str]:
+def where_options(device: str, address: str, jobs: int | None = None) -> dict[str, str]:
     """Return the options that say where trials run, as far as they were given: a sweep that goes on needs them too."""
-    given = {"device": (device, "auto"), "address": (address, "local")}
+    given = {"jobs": (str(jobs or ""), ""), "device": (device, "auto"), "address": (address, "local")}
     return {name: value for name, (value, default) in given.items() if value != default}
 
 

@@ -95,8 +95,9 @@ class Schedule:
         self.checkpoints = Checkpoints(folder.out / "checkpoints")
         self.batch = batch
         self.listener: Listener = lambda *_: None
-        self._errors: dict[int, str] = {}  # Of the first trial of each cell; -1: a trial has ended otherwise.
-        self._completed: set[int] = set()
+        self._errors: dict[str, str] = {}  # Of the first trial of each cell, by its key.
+        self._has_ended = False  # Any trial, and not as failed.
+        self._completed: set[str] = set()
         self._num_finished = 0
         self._num_done = 0
         # The cells that may have something to run; one that had nothing has it only after a trial of its own has ended.
@@ -150,18 +151,20 @@ class Schedule:
 
     def _check_trial(self, run: CellRun, record: TrialRecord) -> None:
         """Stop a sweep whose trials are not what was asked for, or all fail alike."""
-        index = self.cells.index(run)
-        if record.state != "failed" or record.reason != "error":
-            self._errors[-1] = ""
-            if record.state == "complete" and index not in self._completed:
-                self._completed.add(index)
+        key = run.cell.key
+        if record.state != "failed":
+            self._has_ended = True
+            if record.state == "complete" and key not in self._completed:
+                self._completed.add(key)
                 if wrong := self.task.wrong_trial(record.unread):
                     raise SweepStoppedError(f"the sweep stopped: in {_cell_name(run)}, {wrong}")
-            return
-        self._errors.setdefault(index, _alike(record.message))
-        first = self._errors[index]
-        num_alike = sum(error == first for error in self._errors.values())
-        if -1 not in self._errors and num_alike == min(len(self.cells), ALIKE):
+        elif record.reason == "error" and not self._has_ended:
+            self._errors.setdefault(key, _alike(record.message))
+            self._check_errors(record)
+
+    def _check_errors(self, record: TrialRecord) -> None:
+        num_alike = sum(error == _alike(record.message) for error in self._errors.values())
+        if num_alike == min(len(self.cells), ALIKE):
             first_trials = f"the first trials of {num_alike} cells" if num_alike > 1 else "its first trial"
             raise SweepStoppedError(f"the sweep stopped: {first_trials} failed alike\n{record.message.rstrip()}")
 

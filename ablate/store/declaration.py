@@ -119,7 +119,8 @@ class Declaration:
     as `public_file` gives it, `path` its path as it was given, which only the terminal shows. `history` holds the hash
     of every declaration so far, the present one last. `runner_up` says whether the second best configuration is
     confirmed too, `audit` how many stopped trials of a cell are run to their end: neither counts in `num_trials`.
-    `components` are those that each level of the axis `arm` switches on, empty without a `design`.
+    `components` are those that each level of the axis `arm` switches on, empty without a `design`. `length` is the
+    parameter that says how often a trial reports, "" where none does.
     """
 
     sweep: str
@@ -139,6 +140,7 @@ class Declaration:
     metrics: list[Metric]
     objective: str
     task: str = catalog.DEFAULT
+    length: str = "epochs"
     data_line: str = ""
     notices: list[str] = field(default_factory=list)
     file: str = ""

@@ -83,9 +83,7 @@ class Merged:
         if not text.strip():
             return self.findings.at(place, f"a value is missing after '{key}='; null removes an entry")
         section, dot, entry = key.partition(".")
-        if not dot and key in SECTIONS:
-            return self.findings.at(place, f"{key} has entries: set one of them as {key}.ENTRY=VALUE")
-        if section not in SECTIONS if dot else key not in ("name", *WHOLE):
+        if section not in SECTIONS if dot else key not in ("name", *WHOLE, *SECTIONS):
             known = SECTIONS if dot else ("name", *WHOLE, *SECTIONS)
             return self.findings.at(place, _unknown_key(section, known))
         present = self.tree.get(section)
@@ -97,6 +95,13 @@ class Merged:
         except SpecError as error:
             return self.findings.at(place, error.problems[0].message)
         self.findings.take(value.findings)
+        if not dot and key in SECTIONS:
+            if not isinstance(value.tree, dict) or not value.tree:
+                entries = f"{key} has entries: set one of them as {key}.ENTRY=VALUE, or some as {key}={{ENTRY: VALUE}}"
+                return self.findings.at(place, entries)
+            for each, part in value.tree.items():
+                self.put((key, each), part, value.findings, (each,))
+            return None
         self.put((section, entry) if dot else (key,), value.tree, value.findings, ())
         return None
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ablate.errors import choices_text, shown
+from ablate.errors import choices_text, same_word, shown
 from ablate.sweepfile.positions import Findings, Keys
 from ablate.tasks import catalog
 
@@ -324,13 +324,22 @@ def _add(detail: ErrorDetails, findings: Findings) -> None:
             findings.spoiled.add(keys)
             findings.at(findings.positions.key(keys[:-1]), f"the key '{name}' is required{within}")
         case "extra_forbidden":
-            findings.at_key(keys, f"unknown key '{name}'. {choices_text(name, _known_keys(detail))}")
+            known = _known_keys(detail)
+            elsewhere = "" if same_word(name, known) else _elsewhere(str(name), keys)
+            findings.at_key(keys, f"unknown key '{name}'. {elsewhere or choices_text(name, known)}")
         case "literal_error":
             known = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
             findings.at_value(keys, f"unknown {name} {value}. {choices_text(detail['input'], known)}")
         case _:
             rule = _rule(detail["msg"])
             findings.at_value(keys, f"{name} {rule}, but got {value}")
+
+
+def _elsewhere(name: str, keys: Keys) -> str:
+    """Return the hint that a key belongs into another section; "" where none has it."""
+    found = [f"{section}.{near}" for section, kind in _SECTION_CLASSES.items()
+             if section != keys[0] and (near := same_word(name, kind.model_fields))]  # fmt: skip
+    return f"Did you mean {found[0]}?" if found else ""
 
 
 def _rule(message: str) -> str:

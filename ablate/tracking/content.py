@@ -164,8 +164,11 @@ def cell_metrics(trials: CellTrials, declaration: Declaration) -> dict[str, floa
         "num_diverged": sum(record.state == "diverged" for record in [*tuned, *confirmed]),
         "confirmed_n": len(values),
     }
+    survivors = [record.metrics.get(metric.name, math.nan) for record in confirmed if record.state != "diverged"]
+    metrics["num_collapsed"] = sum(map(metric.has_collapsed, survivors))
     if numbers and len(numbers) == len(values):  # A diverged trial without a number leaves no mean.
-        metrics[f"confirmed_{metric.quantity}"] = math.fsum(numbers) / len(numbers)
+        if not metric.is_mixed(survivors, len(confirmed) - len(survivors)):
+            metrics[f"confirmed_{metric.quantity}"] = math.fsum(numbers) / len(numbers)
         metrics["confirmed_min"], metrics["confirmed_max"] = min(numbers), max(numbers)
     objective = declaration.tuned_metric
     best = [r.metrics[objective.name] for r in tuned if r.state == "complete" and objective.name in r.metrics]
@@ -184,6 +187,13 @@ def cell_note(trials: CellTrials, declaration: Declaration) -> str:
         lines.append(
             f"Confirmed {metric.name.replace('_', ' ')}: {mean} over {numbers['confirmed_n']:.0f} seeds "
             f"({low} to {high})."
+        )
+    elif "confirmed_min" in numbers:
+        low, high = (metric.with_unit(numbers[f"confirmed_{name}"]) for name in ("min", "max"))
+        num_lost = numbers["num_collapsed"] + sum(r is not None and r.state == "diverged" for _, r in trials.confirm)
+        lines.append(
+            f"Some confirm seeds trained and {num_lost:.0f} of {numbers['confirmed_n']:.0f} collapsed "
+            f"({low} to {high}), so there is no mean."
         )
     if winner is not None:
         tuned = [f"{name} {text(winner.settings[name])}" for name in trials.cell.tuned if name in winner.settings]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 import traceback
@@ -15,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from ablate.run.pack import Request
+from ablate.run.pack import failed
 from ablate.run.schedule import PackAssignment, Schedule
 from ablate.signals import was_interrupted
 from ablate.store.record import TrialRecord
@@ -23,6 +22,7 @@ from ablate.store.record import TrialRecord
 log = logging.getLogger(__name__)
 MAX_RETRIES = 2
 """Of a pack whose worker was lost."""
+LOST = "the worker or its node was lost, also after two retries"
 
 
 class Packs:
@@ -81,7 +81,10 @@ class ScheduleSearcher(Searcher):
             if result and "records" in result:
                 records = [TrialRecord(**record) for record in result["records"]]
             elif error:
-                records = [_lost(request) for request in pack.requests]
+                records = [
+                    failed(request, proposal.task, "infrastructure", LOST)
+                    for request, proposal in zip(pack.requests, pack.proposals, strict=True)
+                ]
             else:
                 return
             self.packs.schedule.on_finished(pack, records)
@@ -143,13 +146,3 @@ class Deadline(Stopper):
     def stop_all(self) -> bool:
         """Whether the time is over, or an error or a signal came that Ray Tune did not see."""
         return was_interrupted() or self.packs.error is not None or time.monotonic() >= self.deadline
-
-
-def _lost(request: Request) -> TrialRecord:
-    return TrialRecord(
-        **dataclasses.asdict(request),
-        state="failed",
-        reason="infrastructure",
-        message="the worker or its node was lost, also after two retries",
-        rows={},
-    )

@@ -111,6 +111,7 @@ def _fit(
     def describe(pack: PackAssignment) -> dict[str, Any]:
         return {
             "task": task,
+            "stamp": resources.task.stamp,
             "is_shipped": is_shipped,
             "folder": str(resources.out / "trials") if isinstance(resources.out, Path) else "",
             "cwd": os.getcwd(),

@@ -27,7 +27,7 @@ from ablate.files import read_regular
 from ablate.metrics import Metric
 from ablate.tasks import base
 from ablate.tasks.own.sources import MAX_BYTES, read_sources
-from ablate.tasks.own.task import OwnTask, chosen_device
+from ablate.tasks.own.task import OwnTask, chosen_device, user_seed
 
 PLACES = ("seed", "device", "folder", "phase", "config")
 """What a command can have places for beside parameters; `config` is a JSON file with all of them."""
@@ -229,7 +229,7 @@ class CommandTraining(base.Training):
         config = folder / "config.json"
         config.write_text(json.dumps(trial.settings, indent=1), encoding="utf-8")
         beside = {
-            "seed": trial.seed, "device": chosen_device(trial.device), "folder": str(folder.resolve()),
+            "seed": user_seed(trial.seed), "device": chosen_device(trial.device), "folder": str(folder.resolve()),
             "phase": "confirm" if trial.is_confirm else "tune", "config": str(config.resolve()),
         }  # fmt: skip
         arguments = self.task.arguments({**beside, **trial.settings})

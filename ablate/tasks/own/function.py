@@ -24,7 +24,7 @@ from ablate.seeds import derive_seed
 from ablate.tasks import base
 from ablate.tasks.own.config import Config, unread
 from ablate.tasks.own.sources import check_function, read_sources
-from ablate.tasks.own.task import OwnTask, chosen_device
+from ablate.tasks.own.task import OwnTask, chosen_device, user_seed
 from ablate.tasks.own.trial import Trial, TrialStopped, import_first, seed_all
 
 GRACE_S = 10.0
@@ -111,10 +111,10 @@ class FunctionTraining(base.Training):
         self.progress = base.Progress()
         self.task = task
         self.objective = task.metric(task.objective)
-        self.seed = trial.seed
+        self.seed = user_seed(trial.seed)
         self.config = Config(trial.settings)
         self.trial = Trial(
-            trial.seed, chosen_device(trial.device), trial.is_confirm, trial.folder, self._check, self._go_on
+            self.seed, chosen_device(trial.device), trial.is_confirm, trial.folder, self._check, self._go_on
         )
         self.function = function
         self.returned: dict[str, float] | None = None
@@ -156,7 +156,7 @@ class FunctionTraining(base.Training):
             self.progress.curves = self.trial._curves
             epoch = self.progress.epoch
             return base.Divergence(epoch + 1, epoch, self.objective.name, f"{self.objective.name} is {value}")
-        self.progress.curves = {name: list(each) for name, each in self.trial._curves.items()}
+        self.progress.curves = self.trial._curves  # The function waits while they are looked at.
         self.progress.epoch = len(curve)
         return None
 
@@ -181,11 +181,13 @@ class FunctionTraining(base.Training):
         if saved is None:
             return b""
         content, step, curves = saved
-        return base.to_json({"state": content.hex(), "step": step, "curves": curves})
+        duration_s = self.progress.duration_s
+        return base.to_json({"state": content.hex(), "step": step, "curves": curves, "duration_s": duration_s})
 
     def load(self, content: bytes) -> None:
         """Have `trial.load` return what was saved. The trial starts over where the function does not ask for it."""
         found = base.from_json(content)
+        self.progress.duration_s = float(found["duration_s"])
         self.trial._found = (bytes.fromhex(found["state"]), int(found["step"]), found["curves"])
 
     def unread(self) -> list[str]:
@@ -295,6 +297,7 @@ def _check_number(metric: Metric, value: float) -> None:
 def _imported(task: FunctionTask) -> Callable[..., Any]:
     """Import the user's file as a module that its own modules, and processes that it spawns, know by its name."""
     folder, name = str(task.sources.folder), task.sources.module
+    seed_all(0)  # What a module draws when it is imported is the same in every worker.
     if folder not in sys.path:
         sys.path.insert(0, folder)
     file = (task.sources.folder / Path(*name.split("."))).with_suffix(".py")

@@ -34,7 +34,8 @@ class OwnTask(Task):
         self.objective = self.metrics[0].name
         self.shown = self.metrics[min(1, len(self.metrics) - 1)].name
         self.length = entry.get("length") or next((name for name in LENGTHS if name in self.parameters.core), "")
-        if entry.get("length") and self.length not in self.parameters.core:
+        # A worker has no values: it is told what each trial sets.
+        if values and entry.get("length") and self.length not in self.parameters.core:
             known = choices_text(self.length, self.parameters.core)
             raise UsageError(f"length must be a parameter of this file, but got '{self.length}'. {known}", "length")
         self.timeout_s = entry.get("trial_timeout")
@@ -99,6 +100,11 @@ def num_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     present = len(list(Path("/dev").glob("nvidia[0-9]*")))
     return present if visible is None else min(present, len([name for name in visible.split(",") if name.strip()]))
+
+
+def user_seed(seed: int) -> int:
+    """Return a trial's seed as users' code is given it: numpy takes 32 bits, others a signed number of 32."""
+    return seed % 2**31
 
 
 def chosen_device(device: str) -> str:
