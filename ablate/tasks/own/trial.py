@@ -26,9 +26,9 @@ class TrialStopped(BaseException):
 class Trial:
     """One trial of a user's function.
 
-    `seed`, below 2^31, is what all its random numbers follow from, `device` "cpu", "cuda" or "mps". Test data may be used only where
-    `is_confirm`. random, numpy and torch are seeded before the function is called, and by `steps` anew before each
-    step, so that a trial that goes on after an interruption draws the same numbers.
+    `seed`, below 2^31, is what all its random numbers follow from, `device` "cpu", "cuda" or "mps". Test data may be
+    used only where `is_confirm`. random, numpy and torch are seeded before the function is called, and by `steps` anew
+    before each step, so that a trial that goes on after an interruption draws the same numbers.
     """
 
     def __init__(
