@@ -103,7 +103,7 @@ def num_gpus() -> int:
 
 
 def user_seed(seed: int) -> int:
-    """Return a trial's seed as users' code is given it: numpy takes 32 bits, others a signed number of 32."""
+    """Return a trial's seed as users' code is given it: numpy takes 32 bits, other libraries 31."""
     return seed % 2**31
 
 
