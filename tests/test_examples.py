@@ -50,7 +50,6 @@ def test_an_example_makes_its_table_and_a_rerun_starts_no_trial(tmp_path, kind):
     assert table["mean"].notna().all()
     trials = result.trials
     assert len(trials) == 4 * len(CELLS[kind])
-    assert trials["duration_s"].median() < 30
     shown = result.declaration.report["metric"]
     assert trials.groupby("phase")[shown].apply(lambda values: values.notna().all()).to_dict() == {
         "confirm": True, "tune": False,
