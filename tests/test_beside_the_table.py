@@ -135,5 +135,5 @@ def test_status_counts_them_apart(tmp_path):
     assert plain.keys() == {"sweep", "metric", "trials", "cells", "trial_keys"}
     assert plain["trials"].keys() == {"planned", "waiting", "running", "complete", "pruned", "diverged", "failed"}
     assert plain["cells"][0].keys() == {"levels", "best_config", "confirm"}
-    assert plain["cells"][0]["confirm"].keys() == {"n", "mean", "low", "high", "diverged"}
+    assert plain["cells"][0]["confirm"].keys() == {"n", "mean", "low", "high", "values", "diverged", "collapsed"}
     assert not any("beside the table" in line for line in status_lines(plain))

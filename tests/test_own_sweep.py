@@ -94,7 +94,7 @@ def test_a_trial_is_reproduced_bit_for_bit_while_its_code_is_what_it_was(folder,
         reproduce(folder / "runs", key, [], "cpu", 0.05, None, lambda line: None)
 
 
-def test_a_parameter_that_is_never_read_stops_the_sweep_after_its_first_trial_also_the_next_time(folder):
+def test_a_parameter_that_is_never_read_stops_the_sweep_now_and_the_next_time(folder):
     code = CODE.replace('config.get("momentum", 0.0)', "0.0")
     message = (
         "the sweep stopped: in width=.*, arm=heavy, the parameter 'momentum' was never read. Read: epochs, lr, width.\n"
@@ -110,7 +110,7 @@ def test_a_parameter_that_is_never_read_stops_the_sweep_after_its_first_trial_al
     assert scheduled(folder)[1] == 30 - num_before
 
 
-def test_an_error_of_all_first_trials_stops_the_sweep_instead_of_running_into_it_again_and_again(folder):
+def test_an_error_of_all_first_trials_stops_the_sweep(folder):
     with pytest.raises(SweepStoppedError) as caught:
         scheduled(folder, code="def train(config, trial):\n    raise ValueError(f'no {config.width}')\n")
     lines = str(caught.value).splitlines()
