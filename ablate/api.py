@@ -8,12 +8,13 @@ import io
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablate.errors import SweepStoppedError, UsageError
+from ablate.errors import SweepStoppedError, UsageError, shown
 from ablate.places import Place, local_view, to_place
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 log = logging.getLogger(__name__)
+MADE = "# Written by ablate.sweep; it writes this file anew.\n"
+MAPPINGS = ("axes", "fixed", "tune", "budget", "confirm", "report", "resources")
 
 
 def between(low: float, high: float, *, step: float | None = None) -> Json:
@@ -90,7 +93,10 @@ def sweep(
         SweepStoppedError: Trials failed or are missing; the same call goes on.
     """
     place = to_place(str(out))
-    chosen = name or str(getattr(train, "__name__", "command"))
+    chosen = name or (_name_of(train) if callable(train) else "command")
+    for section, given in [*sections.items(), ("axes", axes), ("fixed", fixed or {}), ("tune", tune or {})]:
+        if section in MAPPINGS and not isinstance(given, Mapping):
+            raise UsageError(f"{section} must be a mapping, but got {shown(given)}")
     folder = local_view(place)
     entry: Json = {"objective": _objective(objective, direction)}
     if metric is not None:
@@ -104,22 +110,25 @@ def sweep(
         if file:
             _check_guarded(file)
         where = os.path.relpath(file, folder) if file else "<notebook>"
-        entry = {"function": f"{where}:{train.__name__}", **entry}
+        entry = {"function": f"{where}:{_name_of(train)}", **entry}
         function = None if file else train
         if function is not None and version is None:
             log.warning(
                 "%s was defined in this session: code that it calls can change unseen. Give version=, and raise it "
-                "with every change", train.__name__,
+                "with every change", _name_of(train),
             )  # fmt: skip
     else:
-        entry = {"command": list(train), **entry}
+        if isinstance(train, str) or not isinstance(train, Sequence):
+            raise UsageError(f"train must be a function or a list of arguments, but got {shown(train)}")
+        # As in a shell: where the call is made, wherever the sweep file lies.
+        entry = {"command": list(map(str, train)), "folder": os.path.relpath(Path.cwd(), folder), **entry}
     content: Json = {"name": chosen, **({"question": question} if question else {}), "task": entry}
     content |= {key: _plain(value) for key, value in (("fixed", fixed), ("axes", axes), ("tune", tune)) if value}
-    content["budget"] = {"trials_per_cell": trials, **_plain(sections.pop("budget", {}))}
-    content["confirm"] = {"seeds": seeds, **_plain(sections.pop("confirm", {}))}
+    content["budget"] = {"trials_per_cell": _plain(trials), **_plain(sections.pop("budget", {}))}
+    content["confirm"] = {"seeds": _plain(seeds), **_plain(sections.pop("confirm", {}))}
     report = _plain(sections.pop("report", {}))
     if baseline is not None:
-        report["baseline"] = baseline
+        report["baseline"] = _plain(baseline)
     content |= {"report": report} if report else {}
     content |= _plain(sections)
     path = _written(folder, chosen, content)
@@ -161,7 +170,7 @@ def run_file(
         except NothingToReportError:
             return None
 
-    console = Console(file=io.StringIO() if quiet else None)
+    console = Console(file=io.StringIO(), force_jupyter=False) if quiet else Console()
     with graceful_signals():
         outcome = run_plan(
             plan, jobs=jobs, device=device, address=address, console=console, write_report=write_report
@@ -193,7 +202,7 @@ def load(out: str | Place = "runs", sweep: str | None = None) -> Result:
     return Result(place, declaration, collect(declaration, folder.read_proposals(), Ledger(place, is_read_only=True)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A sweep as pandas DataFrames, and its report.
 
@@ -230,7 +239,7 @@ class Result:
             {
                 **cell.cell.levels, "phase": proposal.phase, "number": proposal.number, "seed": record.seed,
                 "key": record.key, "epoch": epoch + 1,
-                **{name: curve[epoch] for name, curve in record.curves.items() if epoch < len(curve)},
+                **{n: curve[epoch] for n, curve in record.curves.items() if epoch < len(curve) and n != "epoch"},
             }
             for cell in self.cells
             for proposal, record in (*cell.tune, *cell.confirm)
@@ -251,6 +260,10 @@ class Result:
         from ablate.report.build import build_report
 
         return build_report(self.out, self.declaration.sweep, Path(to)).folder / "report.html"
+
+    def __repr__(self) -> str:
+        shown = [*self.declaration.axes, "entry", "mark", "verdict"]
+        return f"{self.declaration.sweep}: {self.declaration.metric.label}\n{self.table[shown].to_string(index=False)}"
 
     def _repr_html_(self) -> str:
         """Show the table in a notebook."""
@@ -282,8 +295,16 @@ class Result:
 
 
 def _objective(objective: str | Mapping[str, Any], direction: str | None) -> Json:
+    if not isinstance(objective, str | Mapping):
+        raise UsageError(f"objective must be the name of a metric or a mapping, but got {shown(objective)}")
     given = {"name": objective} if isinstance(objective, str) else dict(objective)
     return {**given, **({} if direction is None else {"direction": direction})}
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Return a name for a function, or for an object that is called as one."""
+    name = str(getattr(function, "__name__", type(function).__name__))
+    return name if name.isidentifier() else "function"
 
 
 def _file_of(function: Callable[..., Any]) -> Path | None:
@@ -295,8 +316,8 @@ def _file_of(function: Callable[..., Any]) -> Path | None:
     name = getattr(function, "__qualname__", "")
     if not file.is_file() or file.suffix != ".py" or not name.isidentifier() or "ipykernel" in file.as_posix():
         return None
-    text = file.read_text(encoding="utf-8", errors="replace")
-    return file.resolve() if re.search(rf"^def {name}\b", text, re.MULTILINE) else None
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    return file.resolve() if getattr(module, name, None) is function else None
 
 
 def _check_guarded(file: Path) -> None:
@@ -318,7 +339,15 @@ def _plain(value: Any) -> Any:
     """Return mappings and sequences as YAML has them."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple | set | frozenset | range):
+        return [_plain(each) for each in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers.
+        return _plain(value.tolist())
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UsageError(f"a sweep file holds numbers, texts, lists and mappings, but got {shown(value)}")
 
 
 def _written(folder: Path, name: str, content: Json) -> Path:
@@ -327,8 +356,8 @@ def _written(folder: Path, name: str, content: Json) -> Path:
 
     from ablate.storage import write_atomically
 
-    if not re.fullmatch(r"[\w.+-]{1,100}", name):
-        raise UsageError(f"name must be letters, digits and . _ + -, but got '{name}'; give name=")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]{1,100}", name):
+        raise UsageError(f"name must be letters, digits and . _ + -, but got {shown(name)}; give name=")
     yaml = YAML()
     yaml.default_flow_style = None
     yaml.width = 120
@@ -336,5 +365,7 @@ def _written(folder: Path, name: str, content: Json) -> Path:
     yaml.dump(content, stream)
     path = folder / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, stream.getvalue().encode())
+    if path.exists() and not path.read_bytes().startswith(MADE.encode()):
+        raise UsageError(f"{path} is there and was not written by ablate.sweep: choose another name= or out=")
+    write_atomically(path, (MADE + stream.getvalue()).encode())
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -163,6 +165,12 @@ class Metric:
         return f"{self.signed(abs(difference)).removeprefix('+')}{self.points}"
 
 
+def is_of_test_data(name: str) -> bool:
+    """Whether a metric's name has "test" as a word, as test_loss, rmse/test and TestError have."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name)
+    return "test" in [word.lower() for word in words]
+
+
 def label(name: str) -> str:
     """Return a metric's or a curve's name in words, for example "Validation error"."""
     first, _, rest = name.partition("_")
@@ -177,6 +185,8 @@ def signed_number(number: float) -> str:
 
 def significant(value: float, *, sign: str = "") -> str:
     """Return a number with four significant digits, without an exponent where people write none."""
+    if not math.isfinite(value):
+        return f"{value:{sign}}".replace("-", MINUS)
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
     text = f"{value:{sign}.0f}" if DIGITS <= whole <= 7 else f"{value:{sign}#.{DIGITS}g}"
     return text.replace("-", MINUS).removesuffix(".")

@@ -139,7 +139,7 @@ MUTANTS = (
            "if self.expected not in (\"\", self.code_digest):", "if False:",
            "test_own_training.py::TestFunction::test_files_that_change_while_they_are_in_use_are_refused"),
     Mutant("test-data-in-curves", "run/pack.py",
-           "return curves if phase == \"confirm\" else", "return curves if True else",
+           "if request.phase == \"confirm\" or not self._is_held_back(name)", "if True",
            "test_own_training.py::TestFunction::test_curves_on_test_data_are_dropped_while_tuning"),
     Mutant("mean-of-collapse", "report/inference.py",
            "mean = math.fsum(values) / n if n and not is_mixed else None",

@@ -1,89 +1,35 @@
 """A user's own function or script as the task of a sweep file, without Ray."""
 
 import math
-import sys
-import textwrap
-import time
 from pathlib import Path
 
 import pytest
+from own_trials import (
+    COMMAND,
+    COMMAND_FILE,
+    FILE,
+    OBJECTIVE,
+    OTHER,
+    SCRIPT,
+    SETTINGS,
+    TASK,
+    body,
+    ran,
+    refused,
+    request,
+    task_of,
+    wait_until_gone,
+    write,
+    write_script,
+)
 
 from ablate.errors import SpecError
 from ablate.run.checkpoints import Checkpoints
-from ablate.run.pack import Pack, Request
+from ablate.run.pack import Pack
 from ablate.run.plan import make_plan
 from ablate.sweepfile.spec import load_spec
 from ablate.tasks import catalog
 from ablate.tasks.own.state import from_bytes, to_bytes
-
-FILE = """
-name: own
-task: {TASK}
-fixed: {epochs: 4}
-axes: {scale: [1, 0.5]}
-tune: {lr: {low: 0.01, high: 0.3, log: true}}
-budget: {trials_per_cell: 3}
-confirm: {seeds: 2}
-report: {baseline: 1}
-"""
-OBJECTIVE = "objective: {name: val_rmse, direction: min}"
-TASK = f"{{function: code.py:train, {OBJECTIVE}, metrics: [test_rmse]}}"
-CODE = """
-import random
-import other
-
-def train(config, trial):
-    w = random.gauss(0, 1)
-    state = trial.load()
-    if state is not None:
-        w = state["w"]
-    for step in trial.steps(config.epochs):
-        w -= config.lr * other.slope(w - 3 * config.scale) + random.gauss(0, 0.1)
-        trial.report(val_rmse=abs(w - 3))
-        trial.save({"w": w})
-    return {"test_rmse": abs(w - 3) + 0.01}
-"""
-OTHER = "def slope(x):\n    return 2 * x\n"
-
-
-def write(folder, code=CODE, task=TASK, file=FILE):
-    """Write a sweep file with its code; return its path."""
-    (folder / "code.py").write_text(textwrap.dedent(code))
-    (folder / "other.py").write_text(OTHER)
-    path = folder / "own.yaml"
-    path.write_text(file.replace("{TASK}", task))
-    return path
-
-
-def task_of(path):
-    """Return the task of a sweep file as a worker makes it."""
-    sys.modules.pop("code", None)
-    sys.modules.pop("other", None)
-    return catalog.from_reference(load_spec(path).task.reference())
-
-
-def request(settings, phase="confirm", seed=5):
-    """Return a request for a trial."""
-    return Request(key="k", fingerprint="f", seed=seed, phase=phase, settings=settings, data_digest="")
-
-
-def ran(path, phase="confirm", *, settings=None, report=lambda *_: set(), checkpoints=None, seed=5):
-    """Run one trial in this process and return its record."""
-    settings = {"epochs": 4, "scale": 1.0, "lr": 0.1} if settings is None else settings
-    (record,) = Pack(task_of(path), [request(settings, phase, seed)], "cpu", None, checkpoints).run(report)
-    return record
-
-
-def body(*lines):
-    """Return the code of a function with this body."""
-    return "import math, os, sys, time\n\ndef train(config, trial):\n" + textwrap.indent("\n".join(lines), "    ")
-
-
-def refused(tmp_path, **parts):
-    """Return the mistakes of a sweep file."""
-    with pytest.raises(SpecError) as caught:
-        load_spec(write(tmp_path, **parts))
-    return str(caught.value)
 
 
 class TestFunction:
@@ -162,9 +108,10 @@ class TestFunction:
                 r"code.py:5: ValueError: trial.report had val_rmse before, but now has val_rmse, x:",
             ),
             (
-                ["trial.report(val_rmse=1)", "trial.save({'model': object()})"],
+                ["for _ in trial.steps(2):", "    trial.report(val_rmse=1)", "    trial.save({'model': object()})"],
                 r"trial.save takes tensors, arrays and plain values, but state\['model'\] is object$",
             ),
+            (["trial.report(val_rmse=1)", "trial.save(1)"], r"RuntimeError: trial.save needs trial.steps: only steps"),
             (["next(trial.steps(0))"], r"trial.steps needs a whole number >= 1, but got 0$"),
             (["raise KeyboardInterrupt"], r"code.py:4: KeyboardInterrupt$"),
         ],
@@ -240,7 +187,10 @@ class TestFunction:
         task = load_spec(path).task
         (tmp_path / "other.py").write_text(OTHER + "# changed\n")
         changed = load_spec(path).task
-        assert task.stamp == changed.stamp == "function@1+code.train=3"
+        assert task.stamp == changed.stamp == f"function@1+{tmp_path.name}/code.train=3"
+        (tmp_path / "b").mkdir()
+        other = write(tmp_path / "b", task=TASK.replace("metrics", "version: 3, metrics"))
+        assert load_spec(other).task.stamp != task.stamp
         assert task.provenance() != changed.provenance()
 
     def test_files_that_change_while_they_are_in_use_are_refused(self, tmp_path):
@@ -311,6 +261,8 @@ class TestSweepFile:
             ("function: code.py:train,", "", "task needs either a function or a command"),
             ("metrics", "length: rounds, metrics", "length must be a parameter of this file, but got 'rounds'."),
             ("metrics", "trial_timeout: 0, metrics", "trial_timeout must be greater than 0, but got 0"),
+            ("val_rmse", "test_loss", "the objective is 'test_loss', but tuning must not see test data"),
+            ("code.py:train", "code.txt:train", "a function lies in a Python file, FILE.py:NAME, but got 'code.txt:"),
             ("direction: min", "direction: min, low: 2, high: 1", "low of val_rmse must be below high, but got"),
             ("direction: min", "direction: min, low: 0, floor: -1", "the floor of val_rmse must be >= 0, but got -1"),
         ],
@@ -364,32 +316,6 @@ class TestState:
         other = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
         other.load_state_dict(from_bytes(to_bytes(optimizer.state_dict())))
         assert repr(other.state_dict()) == repr(optimizer.state_dict())
-
-
-SCRIPT = """
-import argparse, json, os, sys
-parser = argparse.ArgumentParser()
-parser.add_argument("--lr", type=float)
-parser.add_argument("--scale", type=float)
-parser.add_argument("--seed", type=int)
-given = parser.parse_args()
-print("starting")
-for step in range(4):
-    print(json.dumps({"step": step, "val_rmse": abs(given.lr * given.scale - 1) / (step + 1)}))
-print(json.dumps({"test_rmse": given.seed % 7 + 0.5}))
-"""
-COMMAND = (
-    f'{{command: [python, script.py, --lr, "{{lr}}", --scale, "{{scale}}", --seed, "{{seed}}"], {OBJECTIVE}, '
-    "metrics: [test_rmse]}"
-)
-COMMAND_FILE = FILE.replace("fixed: {epochs: 4}\n", "")
-SETTINGS = {"scale": 1.0, "lr": 0.1}
-
-
-def write_script(folder, script=SCRIPT, task=COMMAND):
-    """Write a sweep file with a script."""
-    (folder / "script.py").write_text(textwrap.dedent(script))
-    return write(folder, task=task, file=COMMAND_FILE)
 
 
 class TestCommand:
@@ -477,16 +403,3 @@ class TestCommand:
         path = write(tmp_path, task=COMMAND, file=file.replace("baseline: 1", "baseline: plain"))
         with pytest.raises(SpecError, match="scale has a place in the command, but no value here"):
             load_spec(path)
-
-
-def wait_until_gone(pid):
-    """Wait until a process is no more than a zombie."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
-                return
-        except OSError:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"process {pid} is there still")

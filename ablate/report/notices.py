@@ -182,10 +182,11 @@ def _unequal_tuning(declaration: Declaration, grid: Grid) -> list[str]:
 
 def _changed_code(cells: list[CellTrials]) -> list[str]:
     """Say that files of the user's training changed while its version stayed: numbers of both stand side by side."""
-    counts = Counter(record.provenance.get("code", "") for record in finished(cells))
+    codes = (record.provenance.get("code", "") for record in finished(cells))
+    counts = Counter(code for code in codes if code)
     if len(counts) < 2:
         return []
-    parts = listed([f"{count} trials of {code or 'an unknown state'}" for code, count in counts.most_common()])
+    parts = listed([f"{count} trials of {code}" for code, count in counts.most_common()])
     return [f"The training's files changed under one version: {parts}."]
 
 

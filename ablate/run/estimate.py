@@ -12,6 +12,7 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+from ablate.errors import AblateError, UsageError, is_out_of_memory
 from ablate.places import Place
 from ablate.provenance import library_versions
 from ablate.run.detectable import detectable_sd, paired_sd, seeds_for_sign_flips
@@ -20,8 +21,9 @@ from ablate.run.progress import duration_text
 from ablate.storage import read_json, write_atomically
 from ablate.store.declaration import CellTrials, collect, sweeps, tie_notices
 from ablate.store.ledger import Ledger
-from ablate.tasks.base import Settings, Task
+from ablate.tasks.base import Cost, Settings, Task
 from ablate.tasks.parameters import FIRST_TASK
+from ablate.tasks.registry import error_text
 
 log = logging.getLogger(__name__)
 RECORD_KIB = 20
@@ -196,7 +198,7 @@ def _probe(plan: Plan, index: int, device: str) -> dict[str, float] | None:
     known = _read(file)
     key = _key(task, settings, data.digest, device)
     if key not in known:
-        found = task.cost(settings, device, data.path)
+        found = _cost(task, settings, device, data.path, cell.name)
         if found is None:
             return None
         known[key] = dataclasses.asdict(found)
@@ -205,10 +207,23 @@ def _probe(plan: Plan, index: int, device: str) -> dict[str, float] | None:
     return known[key]
 
 
+def _cost(task: Task, settings: Settings, device: str, data: Place | None, name: str) -> Cost | None:
+    try:
+        return task.cost(settings, device, data)
+    except AblateError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        where = f"{name}: " if name else ""
+        raise UsageError(f"{where}a step of a trial fails: {error_text(error)}") from error
+
+
 def _key(task: Task, settings: Settings, digest: str, device: str) -> str:
     """Return what tells one cost on one kind of hardware from another."""
     machine = [platform.machine(), platform.processor(), library_versions().get("torch", "")]
-    own = [] if task.stamp == FIRST_TASK else [task.stamp]
+    rows = [row.stamp for row in task.parameters.rows(settings).values() if row.origin]
+    own = [*([] if task.stamp == FIRST_TASK else [task.stamp]), *rows]
     text = json.dumps([task.cost_key(settings), digest, device, machine, *own], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ablate.errors import is_out_of_memory
+from ablate.errors import AblateError, is_out_of_memory
+from ablate.metrics import is_of_test_data
 from ablate.places import Place
 from ablate.run.checkpoints import Checkpoints
 from ablate.signals import was_interrupted
@@ -27,8 +28,8 @@ from ablate.tasks.base import Divergence, Task, Training, Trial, TrialError
 Report = Callable[[int, list[float | None]], set[int]]
 
 CHECKPOINT_EVERY_S = 30.0
-TEST = "test_"
-"""What the names of metrics on test data begin with."""
+MAX_MESSAGE = 20_000
+"""Characters of a message that are kept, from its end."""
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +53,7 @@ class Request:
 def failed(request: Request, task: str, reason: str, message: str) -> TrialRecord:
     """Return the record of a trial that never began, or that nothing is left of; `task` is its task's stamp."""
     return TrialRecord(
-        **dataclasses.asdict(request), task=task, state="failed", reason=reason, message=message, rows={}
+        **dataclasses.asdict(request), task=task, state="failed", reason=reason, message=readable(message), rows={}
     )  # fmt: skip
 
 
@@ -188,7 +189,7 @@ class Pack:
         except BaseException as error:  # A user's row can raise SystemExit and KeyboardInterrupt too.
             if was_interrupted():
                 raise
-            is_users = isinstance(error, TrialError)
+            is_users = isinstance(error, TrialError | AblateError)
             cause = error.__cause__ if is_users and error.__cause__ is not None else error
             reason = "out_of_memory" if is_out_of_memory(cause) else "error"
             message = str(error) if is_users else traceback.format_exc()
@@ -201,10 +202,14 @@ class Pack:
         is_confirmed = state == "complete" and member.request.phase == "confirm"
         metrics = member.training.measure(is_confirmed)
         if not is_confirmed:  # Whatever a task returns: nothing before the table sees test data.
-            metrics = {name: value for name, value in metrics.items() if not name.startswith(TEST)}
+            metrics = {name: value for name, value in metrics.items() if not self._is_held_back(name)}
         if self.weights and is_confirmed and (content := member.training.kept()):
             self.weights.save(member.request.key, content)
         self._finish(member, state, metrics=metrics)
+
+    def _is_held_back(self, name: str) -> bool:
+        """Whether a metric is for confirm trials only: on test data by its name, or the one that the table shows."""
+        return name != self.task.objective and (is_of_test_data(name) or name == self.task.shown)
 
     def _finish(
         self,
@@ -231,12 +236,16 @@ class Pack:
             rows=self.task.parameters.stamps(request.settings),
             data_digest=request.data_digest,
             metrics=metrics or {},
-            curves=_curves(progress.curves, request.phase) if progress else {},
+            curves={
+                name: curve
+                for name, curve in (progress.curves if progress else {}).items()
+                if request.phase == "confirm" or not self._is_held_back(name)
+            },
             num_epochs=progress.epoch if progress else 0,
             num_parameters=training.num_parameters if training else 0,
             duration_s=progress.duration_s if progress else 0.0,
             reason=reason,
-            message=divergence.message if divergence else message or member.note,
+            message=readable(divergence.message if divergence else message or member.note),
             diverged_epoch=divergence.epoch if divergence else None,
             diverged_step=divergence.step if divergence else None,
             diverged_layer=divergence.layer if divergence else "",
@@ -250,9 +259,9 @@ class Pack:
         member.training = None
 
 
-def _curves(curves: dict[str, list[float]], phase: str) -> dict[str, list[float]]:
-    """Return the curves that a trial of a phase may keep."""
-    return curves if phase == "confirm" else {n: curve for n, curve in curves.items() if not n.startswith(TEST)}
+def readable(message: str) -> str:
+    """Return the end of a message as text that every file can hold."""
+    return message[-MAX_MESSAGE:].encode("utf-8", errors="backslashreplace").decode()
 
 
 def _now() -> str:

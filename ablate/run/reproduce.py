@@ -146,15 +146,13 @@ def reproduce(
             f"--weights is for complete confirm trials, but {record.key} is a {record.state} {record.phase} trial"
         )
     load_imports(imports)
+    name = record.task.partition("@")[0]
     try:
-        name = record.task.partition("@")[0]
         task = _described(out, record) if name in catalog.DESCRIBED else catalog.get(name)
         settings = task.parameters.resolve(record.settings)
     except UsageError as error:
-        raise UsageError(
-            f"the trial {record.key} cannot be repeated with this version: {error}. Rows and tasks of your "
-            "own need --import FILE"
-        ) from None
+        hint = "" if name in catalog.DESCRIBED else ". Rows and tasks of your own need --import FILE"
+        raise UsageError(f"the trial {record.key} cannot be repeated with this version: {error}{hint}") from None
     stamps = {"task": task.stamp, **task.parameters.stamps(settings)}
     recorded = {"task": record.task, **record.rows}
     changed = [f"{kind} {recorded[kind]} is now {stamp}" for kind, stamp in stamps.items()

@@ -92,6 +92,8 @@ def run_plan(
         mirror.replay([run.trials() for run in schedule.cells])
         if schedule.restored:
             console.print(f"{schedule.restored} of {plan.declaration.num_trials} trials are in the ledger already")
+        if num := schedule.num_of_other_code:
+            console.print(f"note: the code has changed: {num} trials of what it was do not count", highlight=False)
         reused: list[TrialRecord] = []
         known = [r for run in schedule.cells for r in [*run.records.values(), *run.extra_records.values()]]
         _announce(plan.spec.task, known, device if address == "local" else None, console)

@@ -103,7 +103,10 @@ class Schedule:
         # The cells that may have something to run; one that had nothing has it only after a trial of its own has ended.
         self._idle = set(range(len(self.cells)))
         self.folder.write_running(())
-        self.restored = self._restore(folder.read_proposals())
+        proposals = folder.read_proposals()
+        keys = {run.cell.key for run in self.cells}
+        self.num_of_other_code = sum(p.cell in keys and p.task != self.task.stamp for p in proposals)
+        self.restored = self._restore(proposals)
 
     def _restore(self, proposals: list[Proposal]) -> int:
         """Take over what earlier runs proposed and finished; return the number of finished trials."""

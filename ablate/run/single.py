@@ -56,6 +56,10 @@ def train_one(
         named = _names(cell, name)
         choices = f". {choices_text(values[name], named)}" if given and named else ""
         raise UsageError(f"{given}{error}{choices}") from None
+    for name in cell.space.tuned:
+        is_always = not any(definition.when for definition in cell.space.definitions(name))
+        if is_always and name not in settings and not cell.space.parameters.owners(name):
+            raise UsageError(f"{name} is tuned here and has no default: give --with {name}=VALUE")
     for note in _notes(values, settings, cell):
         echo(note)
     echo(f"configuration: {', '.join(f'{name}={label(value)}' for name, value in settings.items())}")

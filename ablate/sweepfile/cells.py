@@ -126,6 +126,7 @@ def _key(
     if start:
         content["start"] = start
     if spec.task.stamp != FIRST_TASK:
-        content["task"] = spec.task.stamp
+        # Without the code: its changes leave the search as it was.
+        content["task"] = f"{spec.task.name}@{spec.task.version}"
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

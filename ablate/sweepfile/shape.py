@@ -170,14 +170,16 @@ class OwnTask(_Section):
     """A user's own training: a function, FILE.py:NAME, or a command, a list of arguments.
 
     `objective` is the metric that tuning optimises, `metrics` are the others; the first of them is what the table
-    shows. `length` is the parameter that says how often a trial reports, by default epochs or steps. `version` pins
-    the code by hand. `unread: allow` lets parameters be that are never read. `trial_timeout` is in seconds.
+    shows. A command runs in `folder`, by default that of the file. `length` is the parameter that says how often a
+    trial reports, by default epochs or steps. `version` pins the code by hand. `unread: allow` lets parameters be
+    that are never read. `trial_timeout` is in seconds.
     """
 
     function: str | None = None
     command: Annotated[list[str], Field(min_length=1)] | None = None
     objective: _MetricEntry
     metrics: list[_MetricEntry] = []
+    folder: str | None = None
     length: str | None = None
     version: Annotated[Any, AfterValidator(_version), WithJsonSchema({"type": ["integer", "string"]})] = None
     unread: Literal["error", "allow"] = "error"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +36,10 @@ class TrialError(Exception):
 
     Raised `from` the error itself.
     """
+
+
+lingering: list[Thread] = []
+"""Threads of users' functions that were told to end and have not: this process must run no other trial."""
 
 
 @dataclass
@@ -337,6 +343,20 @@ class Task(ABC):
     def cost_key(self, settings: Settings) -> dict[str, Value]:
         """Return the settings that the cost of an epoch depends on."""
         return dict(settings)
+
+
+def check_measured(task: Task, numbers: Mapping[str, float]) -> None:
+    """Check what a user's code measured against what its task declares.
+
+    Raises:
+        TrialError: A metric is out of its bounds or not finite.
+    """
+    for metric in task.metrics:
+        value = numbers.get(metric.name)
+        if value is None or (metric.allows(value) and math.isfinite(value)):
+            continue
+        hint = ": a metric in percent is a fraction" if metric.unit == "percent" and math.isfinite(value) else ""
+        raise TrialError(f"{metric.name} must be {metric.range_text()}, but got {value:g}{hint}")
 
 
 def to_json(state: Any) -> bytes:

@@ -18,7 +18,7 @@ from ablate.run.checkpoints import Checkpoints
 from ablate.run.launch.shipping import CODE, import_path
 from ablate.run.pack import Pack, Request, failed
 from ablate.store.record import TrialRecord
-from ablate.tasks import catalog
+from ablate.tasks import base, catalog
 from ablate.tasks.base import Task
 from ablate.tasks.registry import load_imports
 
@@ -49,6 +49,8 @@ class Mailbox:
 
 def _task(config: dict[str, Any]) -> Task:
     """Return the task of a pack, with the user's files as Ray brought them here or where they lie."""
+    if any(thread.is_alive() for thread in base.lingering):
+        os._exit(1)  # Ray starts the pack again in another worker.
     reference = config["task"]
     if config["is_shipped"]:
         reference = {**reference, "folder": str(import_path(CODE))}

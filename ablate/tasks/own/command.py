@@ -18,13 +18,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import IO, Any
 
 from ablate.command_lines import quoted
 from ablate.errors import UsageError, choices_text
 from ablate.files import read_regular
-from ablate.metrics import Metric
 from ablate.tasks import base
 from ablate.tasks.own.sources import MAX_BYTES, read_sources
 from ablate.tasks.own.task import OwnTask, chosen_device, user_seed
@@ -36,13 +35,9 @@ GRACE_S = 5.0
 LAST_LINES = 20
 LONGEST_LINE = 1_000_000
 PYTHONS = ("python", "python3")
-# Ends the script with the worker, however that ends, and becomes it.
-LAUNCHER = """
-import ctypes, os, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 9)
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
+SUPERVISOR = Path(__file__).with_name("supervise.py")
+WORDS_FOR_NAN = {"nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
+"""What JSON has no number for and people print as text."""
 
 
 class CommandTask(OwnTask):
@@ -61,11 +56,10 @@ class CommandTask(OwnTask):
         if values:
             self._check_places(used)
             self.own_parameters.required = tuple(name for name in used if name in self.parameters.core)
+        self.folder = folder / str(entry.get("folder", ""))
         program = self.command[0]
-        if (
-            program not in PYTHONS
-            and shutil.which(program, path=os.pathsep.join([*_search_path(), str(folder)])) is None
-        ):
+        is_file = "/" in program and os.access(self.folder / program, os.X_OK)
+        if program not in PYTHONS and not is_file and ("/" in program or shutil.which(program) is None):
             raise UsageError(f"there is no program '{program}'", "command")
         self._digest = self._read_files()
         version = entry.get("version")
@@ -95,11 +89,14 @@ class CommandTask(OwnTask):
 
     def reference(self) -> Any:
         """Return what makes this task in a worker."""
-        return {"entry": {**self.entry, "digest": self._digest}, "folder": str(self.folder)}
+        entry = {name: value for name, value in self.entry.items() if name != "folder"}
+        return {"entry": {**entry, "digest": self._digest}, "folder": str(self.folder)}
 
     def arguments(self, values: Mapping[str, Any]) -> list[str]:
         """Return the arguments with values in their places."""
         words = [word.format(**values) for word in self.command]
+        # A place that is a whole argument and has an empty text is left out, as a flag that is off.
+        words = [word for word, written in zip(words, self.command, strict=True) if word or not written]
         return [sys.executable if words[0] in PYTHONS else words[0], *words[1:]]
 
     def _places(self) -> list[str]:
@@ -114,6 +111,9 @@ class CommandTask(OwnTask):
 
     def _check_places(self, used: Sequence[str]) -> None:
         known = self.parameters.core
+        for name in PLACES:
+            if name in known:
+                raise UsageError(f"the parameter '{name}' needs another name: {{{name}}} stands for the trial's own")
         for name in used:
             if name not in known and name not in PLACES:
                 raise UsageError(f"there is no parameter '{name}'. {choices_text(name, [*known, *PLACES])}", "command")
@@ -129,11 +129,12 @@ class CommandTask(OwnTask):
         """Return a digest of the files that the command names; "" if it names none."""
         content = hashlib.sha256()
         num_files = 0
-        for word in self.command[1:]:
+        for word in [*self.command[:1], *(each.partition("=")[2] or each for each in self.command[1:])]:
             path = self.folder / word
-            if word.endswith(".py") and not path.is_file():
+            is_option = "{" in word or word.startswith("-")
+            if word.endswith(".py") and not is_option and not path.is_file():
                 raise UsageError(f"there is no script {path}", "command")
-            if "{" in word or word.startswith("-") or not path.is_file():
+            if is_option or not word or len(word) > 4096 or not path.is_file():
                 continue
             num_files += 1
             if word.endswith(".py"):
@@ -155,8 +156,9 @@ class CommandTraining(base.Training):
         self.last: dict[str, float] = {}
         self.errors: deque[str] = deque(maxlen=LAST_LINES)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._threads: list[Thread] = []
+        self._lifeline: IO[bytes] | None = None
+        self._status = ""
+        self._ended = Event()
         self._is_over = False
 
     @property
@@ -167,7 +169,7 @@ class CommandTraining(base.Training):
     def run_epoch(self) -> base.Divergence | None:
         """Wait for the next line with the objective, or for the end."""
         started = time.perf_counter()
-        if self._process is None:
+        if self._lifeline is None:
             self._start()
         try:
             numbers = self._next_report()
@@ -179,9 +181,7 @@ class CommandTraining(base.Training):
         epoch, value = self.progress.epoch, numbers[self.objective.name]
         if not math.isfinite(value):
             return base.Divergence(epoch + 1, epoch, self.objective.name, f"{self.objective.name} is {value}")
-        for metric in self.task.metrics:
-            if metric.name in numbers:
-                self._check(metric, numbers[metric.name])
+        base.check_measured(self.task, numbers)
         curves = self.progress.curves
         # A curve has a number for every epoch.
         kept = {name: curves.get(name, []) for name in numbers if epoch == 0 or name in curves}
@@ -193,6 +193,7 @@ class CommandTraining(base.Training):
         """Return the last number of every metric that was printed."""
         names = {metric.name for metric in self.task.metrics}
         metrics = {name: value for name, value in self.last.items() if name in names or name in self.progress.curves}
+        base.check_measured(self.task, metrics)
         if is_confirmed and (missing := [metric.name for metric in self.task.metrics if metric.name not in metrics]):
             raise base.TrialError(
                 f"a confirm trial must print {', '.join(missing)} too (ABLATE_PHASE is confirm), as a line such as "
@@ -210,17 +211,10 @@ class CommandTraining(base.Training):
 
     def close(self) -> None:
         """End the script with all that it started."""
-        process = self._process
-        if process is None:
+        if self._lifeline is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_S)
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for thread in self._threads:
-            thread.join(GRACE_S)
+        self._lifeline.close()
+        self._ended.wait(2 * GRACE_S)
 
     def _start(self) -> None:
         trial = self.asked
@@ -235,27 +229,36 @@ class CommandTraining(base.Training):
         arguments = self.task.arguments({**beside, **trial.settings})
         self.shown = quoted([self.task.command[0], *arguments[1:]])
         environment = {f"ABLATE_{name.upper()}": str(value) for name, value in beside.items()}
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", LAUNCHER, *arguments],
-            cwd=self.task.folder,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        for stream, take in ((self._process.stdout, self._lines.put), (self._process.stderr, self.errors.append)):
-            thread = Thread(target=_read, args=(stream, take), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        Thread(target=self._tell_end, daemon=True).start()
+        told, tells = os.pipe()
+        with contextlib.suppress(OSError, ValueError):
+            starter = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(SUPERVISOR), str(tells), str(GRACE_S), *arguments],
+                cwd=self.task.folder,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[tells],
+            )
+            starter.wait()
+            self._lifeline = starter.stdin
+        os.close(tells)
+        if self._lifeline is None:
+            os.close(told)
+            raise base.TrialError(f"cannot run {self.shown}")
+        readers = []
+        for stream, take in ((starter.stdout, self._lines.put), (starter.stderr, self.errors.append)):
+            readers.append(Thread(target=_read, args=(stream, take), daemon=True))
+            readers[-1].start()
+        Thread(target=self._tell_end, args=(told, readers), daemon=True).start()
 
-    def _tell_end(self) -> None:
-        """Put None behind the last line once the script has ended, also where what it started holds its output."""
-        if self._process is not None:
-            self._process.wait()
-        for thread in self._threads:
-            thread.join(GRACE_S)
+    def _tell_end(self, told: int, readers: Sequence[Thread]) -> None:
+        """Wait for the end of the script and of all that it started; put None behind the last line."""
+        with open(told, "rb") as file:
+            self._status = file.read().decode() or str(-signal.SIGKILL)
+        for reader in readers:
+            reader.join(GRACE_S)
+        self._ended.set()
         self._lines.put(None)
 
     def _next_report(self) -> dict[str, float] | None:
@@ -271,25 +274,18 @@ class CommandTraining(base.Training):
                 ) from None
             if line is None:
                 return None
-            numbers = _numbers(line)
+            numbers = _numbers(line, [metric.name for metric in self.task.metrics])
             if numbers is None:
                 continue
             self.last |= numbers
             if self.objective.name in numbers:
                 return numbers
 
-    def _check(self, metric: Metric, value: float) -> None:
-        if math.isfinite(value) and not metric.allows(value):
-            hint = ": a metric in percent is a fraction" if metric.unit == "percent" else ""
-            raise base.TrialError(f"{metric.name} must be {metric.range_text()}, but it printed {value:g}{hint}")
-
     def _end(self) -> None:
         """Check how the script ended."""
-        code = self._process.wait() if self._process else 0
-        for thread in self._threads:
-            thread.join(GRACE_S)
+        code = int(self._status)
         if code:
-            how = f"exit status {code}" if code > 0 else f"the signal {signal.Signals(-code).name}"
+            how = f"exit status {code}" if code > 0 else f"the signal {_signal_name(-code)}"
             last = next((line.strip() for line in reversed(self.errors) if line.strip()), "it printed no error")
             raise base.TrialError("\n".join([*self.errors, f"{self.shown} ended with {how}: {last}"]))
         if not self.progress.epoch:
@@ -305,8 +301,21 @@ def _example(name: str) -> str:
     return json.dumps({"step": 1, name: 0.41})
 
 
-def _numbers(line: str) -> dict[str, float] | None:
-    """Return the numbers of a line of JSON, without its step; None for any other line."""
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def _numbers(line: str, metrics: Sequence[str]) -> dict[str, float] | None:
+    """Return the numbers of a line of JSON, without its step or epoch; None for any other line.
+
+    A metric that is null or a text such as "nan" is no number: many libraries write NaN so.
+
+    Raises:
+        TrialError: A metric is something else.
+    """
     if not line.lstrip().startswith("{"):
         return None
     try:
@@ -315,18 +324,30 @@ def _numbers(line: str) -> dict[str, float] | None:
         return None
     if not isinstance(content, dict):
         return None
-    return {
-        name: float(value)
-        for name, value in content.items()
-        if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    found = {}
+    for name, value in content.items():
+        try:
+            number = _number(value)
+        except (ValueError, OverflowError):
+            if name in metrics:
+                raise base.TrialError(f"{name} must be a number, but it printed {str(value)[:80]}") from None
+            continue
+        if name not in ("step", "epoch"):
+            found[name] = number
+    return found
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, str):
+        return WORDS_FOR_NAN[value.lower()] if value.lower() in WORDS_FOR_NAN else float("no number")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError
+    return float(value)
 
 
 def _read(stream: IO[bytes], take: Any) -> None:
     with stream:
         while line := stream.readline(LONGEST_LINE):
             take(line.decode("utf-8", errors="replace").rstrip("\n"))
-
-
-def _search_path() -> list[str]:
-    return os.environ.get("PATH", os.defpath).split(os.pathsep)

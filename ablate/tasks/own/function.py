@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib
-import importlib.util
 import logging
 import math
 import os
@@ -15,14 +13,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from threading import Thread
+from threading import Thread, get_ident
 from typing import Any
 
 from ablate.errors import UsageError
 from ablate.metrics import Metric
 from ablate.seeds import derive_seed
+from ablate.signals import was_interrupted
 from ablate.tasks import base
 from ablate.tasks.own.config import Config, unread
+from ablate.tasks.own.loading import import_function
+from ablate.tasks.own.session import function_digest
 from ablate.tasks.own.sources import check_function, read_sources
 from ablate.tasks.own.task import OwnTask, chosen_device, user_seed
 from ablate.tasks.own.trial import Trial, TrialStopped, import_first, seed_all
@@ -54,6 +55,7 @@ class FunctionTask(OwnTask):
         file, _, self.function_name = str(entry["function"]).rpartition(":")
         if not file or not self.function_name:
             raise UsageError(f"a function is FILE.py:NAME, but got '{entry['function']}'", "function")
+        self._check_names()
         self.file = folder / file
         self.function = function
         self._digest = ""
@@ -64,14 +66,20 @@ class FunctionTask(OwnTask):
                 "function",
             )
         if function is None:
+            if self.file.suffix != ".py":
+                raise UsageError(
+                    f"a function lies in a Python file, FILE.py:NAME, but got '{entry['function']}'", "function"
+                )
             self.sources = read_sources(self.file)
             check_function(self.file, self.function_name)
             self._digest = self.sources.digest
         else:
-            self._digest = _function_digest(function)
-        pinned = f"{Path(file).stem}.{self.function_name}={version}"
+            self._digest = function_digest(function)
         hashed = hashlib.sha256(f"{self.function_name}\0{self._digest}".encode()).hexdigest()[:12]
-        self.origin = hashed if version is None else pinned
+        # The folder's name tells equal names apart; the whole path would make other keys on every machine.
+        pinned = f"{self.file.resolve().parent.name}/{self.file.stem}.{self.function_name}={version}"
+        in_session = f"{hashed}={version}"
+        self.origin = hashed if version is None else pinned if function is None else in_session
 
     @property
     def code_digest(self) -> str:
@@ -83,7 +91,7 @@ class FunctionTask(OwnTask):
         if self.function is not None:
             return {"entry": self.entry, "folder": str(self.folder), "function": self.function}
         # As a worker finds it, also one that the files are brought to.
-        name = f"{self.sources.module.replace('.', '/')}.py:{self.function_name}"
+        name = f"{self.sources.first.as_posix()}:{self.function_name}"
         entry = {**self.entry, "digest": self.code_digest, "function": name}
         return {"entry": entry, "folder": str(self.sources.folder), "function": None}
 
@@ -93,14 +101,33 @@ class FunctionTask(OwnTask):
             return {}
         return {place: self.sources.folder / place for place in self.sources.files}
 
+    def _check_names(self) -> None:
+        for name in self.parameters.core:
+            if name.startswith("_") or hasattr(Mapping, name):
+                raise UsageError(f"the parameter '{name}' needs another name: config.{name} is something else")
+
     def start(self, trial: base.Trial) -> base.Training:
-        """Return a call that has not begun."""
+        """Return a call that has not begun.
+
+        Raises:
+            TrialError: The user's file cannot be imported.
+            RuntimeError: A function that was stopped before goes on in this process, and would share its generators.
+        """
+        if any(thread.is_alive() for thread in base.lingering):
+            raise RuntimeError("a function that was stopped before does not end: no other one can run beside it")
         function = self.function
         if function is None:
             if self.expected not in ("", self.code_digest):
                 raise UsageError(f"{self.file}, or what it imports, changed while it was in use; run the command again")
             import_first(self.sources.others)
-            function = _imported(self)
+            try:
+                function = import_function(self.sources, self.function_name)
+            except UsageError:
+                raise
+            except BaseException as error:
+                if was_interrupted():
+                    raise
+                raise base.TrialError(told(error)) from error
         return FunctionTraining(function, trial, self)
 
 
@@ -140,11 +167,14 @@ class FunctionTraining(base.Training):
         event = self._wait()
         self.progress.duration_s += time.perf_counter() - started
         if event is not None:
-            raise base.TrialError(self._told(event)) from event
+            given = ", ".join(f"{name}={value}" for name, value in self.config._values.items())
+            raise base.TrialError(told(event, f"parameters: {given}\n")) from event
         curve = self.trial._curves.get(self.objective.name, [])
+        self.progress.curves = self.trial._curves  # The function waits while they are looked at.
         if self.is_complete:
+            self.progress.epoch = len(curve)
             if not curve:
-                raise ValueError(
+                raise base.TrialError(
                     f"{self.task.function_name} returned without reporting: it must call "
                     f"trial.report({self.objective.name}=…) at least once"
                 )
@@ -153,10 +183,8 @@ class FunctionTraining(base.Training):
         if not math.isfinite(value):
             for each in self.trial._curves.values():
                 each.pop()
-            self.progress.curves = self.trial._curves
             epoch = self.progress.epoch
             return base.Divergence(epoch + 1, epoch, self.objective.name, f"{self.objective.name} is {value}")
-        self.progress.curves = self.trial._curves  # The function waits while they are looked at.
         self.progress.epoch = len(curve)
         return None
 
@@ -165,14 +193,11 @@ class FunctionTraining(base.Training):
         metrics = {name: curve[-1] for name, curve in self.progress.curves.items() if curve}
         metrics |= self.returned or {}
         if is_confirmed and (missing := [m.name for m in self.task.metrics if m.name not in metrics]):
-            raise ValueError(
+            raise base.TrialError(
                 f"{self.task.function_name} must report or return {', '.join(missing)} in a confirm trial "
                 f"(trial.is_confirm), but there is only {', '.join(metrics)}"
             )
-        known = {metric.name: metric for metric in self.task.metrics}
-        for name, value in metrics.items():
-            if name in known:
-                _check_number(known[name], value)
+        base.check_measured(self.task, metrics)
         return metrics
 
     def save(self) -> bytes:
@@ -207,6 +232,7 @@ class FunctionTraining(base.Training):
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(TrialStopped))
             thread.join(GRACE_S)
         if thread.is_alive():
+            base.lingering.append(thread)
             log.warning("%s does not end; it goes on in the background: %s", self.task.function_name, self._place())
 
     def _wait(self) -> BaseException | None:
@@ -217,7 +243,7 @@ class FunctionTraining(base.Training):
             return self._events.get(timeout=left)
         except queue.Empty:
             limit = f"trial_timeout, {self.task.timeout_s:g} s"
-            raise TimeoutError(f"the trial took longer than {limit}; it was at {self._place()}") from None
+            raise base.TrialError(f"the trial took longer than {limit}; it was at {self._place()}") from None
 
     def _place(self) -> str:
         frame = sys._current_frames().get(self._thread.ident or 0) if self._thread else None
@@ -225,20 +251,12 @@ class FunctionTraining(base.Training):
         own = [place for place in places if place.filename.startswith(str(self.task.folder))] or places
         return f"{own[-1].filename}:{own[-1].lineno}" if own else "an unknown place"
 
-    def _told(self, error: BaseException) -> str:
-        """Return an error of the function as its traceback, its parameters, and a line with the place."""
-        frames = traceback.extract_tb(error.__traceback__)
-        ours = os.path.dirname(__file__)
-        theirs = [frame for frame in frames if os.path.dirname(frame.filename) != ours] or frames
-        place = f"{theirs[-1].filename}:{theirs[-1].lineno}: " if theirs else ""
-        given = ", ".join(f"{name}={value}" for name, value in self.config._values.items())
-        summary = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        return "".join([*traceback.format_list(theirs), f"parameters: {given}\n", f"{place}{summary}"])
-
     def _check(self, numbers: dict[str, float]) -> None:
         """Refuse what is no report, in the thread of the function."""
         if os.getpid() != self._pid:
             raise RuntimeError("trial.report was called in a forked process: only the process of the trial may report")
+        if self._thread is None or get_ident() != self._thread.ident:
+            raise RuntimeError("trial.report was called in another thread: only the one of the function may report")
         if self._is_stopped:
             raise TrialStopped
         name = self.objective.name
@@ -294,43 +312,17 @@ def _check_number(metric: Metric, value: float) -> None:
         raise ValueError(f"{metric.name} must be {metric.range_text()}, but got {value:g}{hint}")
 
 
-def _imported(task: FunctionTask) -> Callable[..., Any]:
-    """Import the user's file as a module that its own modules, and processes that it spawns, know by its name."""
-    folder, name = str(task.sources.folder), task.sources.module
-    seed_all(0)  # What a module draws when it is imported is the same in every worker.
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    file = (task.sources.folder / Path(*name.split("."))).with_suffix(".py")
-    known = sys.modules.get(name)
-    is_other = known is not None and Path(str(getattr(known, "__file__", "") or "")).resolve() != file
-    if is_other or (known is None and "." not in name and name in sys.stdlib_module_names):
-        name = f"ablate_function_{task.code_digest}"
-    if name in sys.modules:
-        module = sys.modules[name]
-    elif name == task.sources.module:
-        module = importlib.import_module(name)
-    else:
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise UsageError(f"{file} is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    found = getattr(module, task.function_name, None)
-    if not callable(found):
-        raise UsageError(f"{task.file} has no function '{task.function_name}'")
-    function: Callable[..., Any] = found
-    return function
-
-
-def _function_digest(function: Callable[..., Any]) -> str:
-    """Return a digest of a function that lies in no file: its code, the constants in it, and its defaults."""
-    code = getattr(function, "__code__", None)
-    return hashlib.sha256(repr(_code_parts(code, function)).encode()).hexdigest()[:12]
-
-
-def _code_parts(code: Any, function: Any = None) -> Any:
-    if code is None:
-        return repr(type(function))
-    constants = [_code_parts(each) if hasattr(each, "co_code") else repr(each) for each in code.co_consts]
-    return [code.co_code.hex(), code.co_names, constants, repr(getattr(function, "__defaults__", None))]
+def told(error: BaseException, before_last: str = "") -> str:
+    """Return an error of the user's code as its traceback without frames of ours, and a last line with the place."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(__file__).parent)
+    theirs = [f for f in frames if not f.filename.startswith((ours, "<frozen importlib"))] or frames
+    place = f"{theirs[-1].filename}:{theirs[-1].lineno}: " if theirs else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}: "
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # Its own __str__ fails.
+        text = type(error).__name__
+    summary = " ".join(text.split()).removesuffix(":")
+    return "".join([*traceback.format_list(theirs), before_last, f"{place}{summary}"])

@@ -19,12 +19,13 @@ MAX_FILES = 1000
 class Sources:
     """A user's file with all modules below its folder that it imports, directly or by way of others.
 
-    `folder` is what they are imported from: that of the file, or above the packages that it lies in. `files` are their
-    contents by their place below it, `module` is the file's name as a module, `others` are the top-level names of all
-    else that they import, also inside of functions.
+    `folder` is what they are imported from: that of the file, or above the packages that it lies in. `files` are
+    their contents by their place below it, `first` is the file's own place, `module` its name as a module, `others`
+    are the top-level names of all else that they import, also inside of functions.
     """
 
     folder: Path
+    first: Path
     module: str
     files: Mapping[str, bytes]
     others: frozenset[str]
@@ -64,7 +65,7 @@ def read_sources(file: Path) -> Sources:
             waiting += found
             if not found:
                 others.add(name.partition(".")[0])
-    return Sources(folder, ".".join(first.with_suffix("").parts), files, frozenset(others))
+    return Sources(folder, first, ".".join(first.with_suffix("").parts), files, frozenset(others))
 
 
 def check_function(file: Path, name: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import UsageError, choices_text
-from ablate.metrics import Metric
+from ablate.metrics import Metric, is_of_test_data
 from ablate.tasks.base import Task, Training, Trial
 from ablate.tasks.own.parameters import OwnParameters
 
@@ -38,6 +38,11 @@ class OwnTask(Task):
         if values and entry.get("length") and self.length not in self.parameters.core:
             known = choices_text(self.length, self.parameters.core)
             raise UsageError(f"length must be a parameter of this file, but got '{self.length}'. {known}", "length")
+        length = self.parameters.core.get(self.length)
+        if length is not None and length.type != "int":
+            if entry.get("length"):
+                raise UsageError(f"length names {self.length}, which must be a whole number in every trial", "length")
+            self.length = ""
         self.timeout_s = entry.get("trial_timeout")
 
     def reference(self) -> Any:
@@ -125,6 +130,11 @@ def read_metrics(entry: Mapping[str, Any]) -> tuple[Metric, ...]:
             key of the entry.
     """
     objective = _metric(_mapping(entry["objective"]), None, "objective")
+    if is_of_test_data(objective.name):
+        raise UsageError(
+            f"the objective is '{objective.name}', but tuning must not see test data: name a metric on validation data",
+            "objective",
+        )
     metrics = [objective, *(_metric(_mapping(each), objective, "metrics") for each in entry.get("metrics") or ())]
     for index, metric in enumerate(metrics):
         if metric.name in [other.name for other in metrics[:index]]:

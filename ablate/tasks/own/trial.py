@@ -99,13 +99,13 @@ class Trial:
 
         Raises:
             TypeError: Something else is in it.
+            RuntimeError: The loop is not over `steps`.
         """
-        now = time.monotonic()
-        if now - self._saved_at >= SAVE_EVERY_S:
+        if not self._in_steps:
+            raise RuntimeError("trial.save needs trial.steps: only steps that it counts and seeds can be gone on with")
+        if time.monotonic() - self._saved_at >= SAVE_EVERY_S:
             self._pending = to_bytes(state)
             self._saved_at = time.monotonic()
-            if not self._in_steps:
-                self._settle()
 
     def load(self) -> Any:
         """Return the state that an interrupted run of this trial saved last, tensors on the CPU; None without one."""
