@@ -225,8 +225,6 @@ def run(folder, *arguments, script=None):
 
 PYTHON = """
 import sys
-from ray_nodes import RayNodes
-
 import ablate
 from mine import train
 

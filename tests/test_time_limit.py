@@ -10,7 +10,7 @@ from ablate.commands import main
 GATE = """
 import time
 from pathlib import Path
-from ablate.tasks.registry import Row, register
+from ablate.registry import Row, register
 
 class Gate:
     weight_decay = 0.0
