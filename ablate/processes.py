@@ -75,8 +75,8 @@ def _second_process() -> tuple[subprocess.Popen[bytes], Any]:
     """Start a process that computes what it is sent, and return it with the connection to it.
 
     It is started by hand: multiprocessing would run the script of its caller once more, concurrent.futures hangs when
-    a process dies after a future was cancelled, and the workers of joblib 1.6 are there still 20 s after the process
-    that had started them was killed. This one ends when the connection does, that is, with this process.
+    a process dies after a future was cancelled, and the workers of joblib outlive the process that started them
+    when that is killed. This one ends when the connection does, that is, with this process.
     """
     ours, theirs = Pipe()
     with theirs:

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from ablate.report import build
+from ablate.tasks import registry
+from ablate.tasks.image_classification.config import KINDS
 from ablate.tasks.image_classification.data.dataset import Dataset, Split
 
 
@@ -37,6 +39,14 @@ def _signals_of_a_terminal():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def rows_of_before(monkeypatch):
+    """Forget after a test what rows a user's file registered in it."""
+    for kind in KINDS:
+        monkeypatch.setitem(registry._rows, kind, dict(registry._rows[kind]))
+    monkeypatch.setattr(registry, "_imported", {})
 
 
 @pytest.fixture(autouse=True)

@@ -26,11 +26,7 @@ SMALL = {"depth": 8, "width": 4, "batch_size": 16, "epochs": 2}
 SWEEP = "name: mine\n" + YAML + "axes: {depth: [8]}\nbudget: {trials_per_cell: 2, pruner: none}\nconfirm: {seeds: 2}\n"
 
 
-@pytest.fixture(autouse=True)
-def rows_of_before(monkeypatch):
-    for kind in KINDS:
-        monkeypatch.setitem(registry._rows, kind, dict(registry._rows[kind]))
-    monkeypatch.setattr(registry, "_imported", {})
+pytestmark = pytest.mark.usefixtures("rows_of_before")
 
 
 @pytest.fixture

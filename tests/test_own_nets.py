@@ -22,7 +22,7 @@ from ablate.run.plan import make_plan
 from ablate.store.ledger import Ledger
 from ablate.sweepfile.spec import SpecError, load_spec
 from ablate.tasks import registry
-from ablate.tasks.image_classification.config import KINDS, resolve
+from ablate.tasks.image_classification.config import resolve
 from ablate.tasks.image_classification.data.prepare import load
 from ablate.tasks.image_classification.models.layers import regularized_weights
 from ablate.tasks.image_classification.task import TASK
@@ -63,11 +63,7 @@ confirm: {seeds: 2}
 """
 
 
-@pytest.fixture(autouse=True)
-def rows_of_before(monkeypatch):
-    for kind in KINDS:
-        monkeypatch.setitem(registry._rows, kind, dict(registry._rows[kind]))
-    monkeypatch.setattr(registry, "_imported", {})
+pytestmark = pytest.mark.usefixtures("rows_of_before")
 
 
 @pytest.fixture

@@ -345,6 +345,14 @@ class Task(ABC):
         return dict(settings)
 
 
+def refusal(metric: Metric, value: float) -> str:
+    """Return why a value cannot be the metric's; "" where it can. NaN and infinite ones cannot."""
+    if metric.allows(value) and math.isfinite(value):
+        return ""
+    hint = ": a metric in percent is a fraction" if metric.unit == "percent" and math.isfinite(value) else ""
+    return f"{metric.name} must be {metric.range_text()}, but got {value:g}{hint}"
+
+
 def check_measured(task: Task, numbers: Mapping[str, float]) -> None:
     """Check what a user's code measured against what its task declares.
 
@@ -352,11 +360,8 @@ def check_measured(task: Task, numbers: Mapping[str, float]) -> None:
         TrialError: A metric is out of its bounds or not finite.
     """
     for metric in task.metrics:
-        value = numbers.get(metric.name)
-        if value is None or (metric.allows(value) and math.isfinite(value)):
-            continue
-        hint = ": a metric in percent is a fraction" if metric.unit == "percent" and math.isfinite(value) else ""
-        raise TrialError(f"{metric.name} must be {metric.range_text()}, but got {value:g}{hint}")
+        if metric.name in numbers and (wrong := refusal(metric, numbers[metric.name])):
+            raise TrialError(wrong)
 
 
 def to_json(state: Any) -> bytes:

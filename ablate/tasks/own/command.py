@@ -82,15 +82,8 @@ class CommandTask(OwnTask):
 
     def start(self, trial: base.Trial) -> base.Training:
         """Return a run that has not begun."""
-        expected = str(self.entry.get("digest", ""))
-        if expected not in ("", self._digest):
-            raise UsageError("the script, or what it imports, changed while it was in use; run the command again")
+        self.check_unchanged("the script")
         return CommandTraining(trial, self)
-
-    def reference(self) -> Any:
-        """Return what makes this task in a worker."""
-        entry = {name: value for name, value in self.entry.items() if name != "folder"}
-        return {"entry": {**entry, "digest": self._digest}, "folder": str(self.folder)}
 
     def arguments(self, values: Mapping[str, Any]) -> list[str]:
         """Return the arguments with values in their places."""

@@ -31,11 +31,10 @@ class Config(Mapping[str, Any]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        self._asked[name] = None
         try:
-            return self._values[name]
-        except KeyError:
-            raise AttributeError(self._missing(name)) from None
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(*error.args) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._values

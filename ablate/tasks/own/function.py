@@ -17,7 +17,6 @@ from threading import Thread, get_ident
 from typing import Any
 
 from ablate.errors import UsageError
-from ablate.metrics import Metric
 from ablate.seeds import derive_seed
 from ablate.signals import was_interrupted
 from ablate.tasks import base
@@ -51,7 +50,6 @@ class FunctionTask(OwnTask):
         function: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__(entry, values, folder)
-        self.expected = str(entry.get("digest", ""))
         file, _, self.function_name = str(entry["function"]).rpartition(":")
         if not file or not self.function_name:
             raise UsageError(f"a function is FILE.py:NAME, but got '{entry['function']}'", "function")
@@ -117,8 +115,7 @@ class FunctionTask(OwnTask):
             raise RuntimeError("a function that was stopped before does not end: no other one can run beside it")
         function = self.function
         if function is None:
-            if self.expected not in ("", self.code_digest):
-                raise UsageError(f"{self.file}, or what it imports, changed while it was in use; run the command again")
+            self.check_unchanged(str(self.file))
             import_first(self.sources.others)
             try:
                 function = import_function(self.sources, self.function_name)
@@ -263,8 +260,9 @@ class FunctionTraining(base.Training):
         if name not in numbers:
             raise ValueError(f"trial.report needs the objective {name}, but got {', '.join(numbers) or 'nothing'}")
         for metric in self.task.metrics:
-            if metric.name in numbers and math.isfinite(numbers[metric.name]):
-                _check_number(metric, numbers[metric.name])
+            value = numbers.get(metric.name, math.nan)
+            if math.isfinite(value) and (wrong := base.refusal(metric, value)):
+                raise ValueError(wrong)
 
     def _go_on(self) -> None:
         """Wait in the thread of the function until it is told to go on."""
@@ -304,12 +302,6 @@ def _metrics(returned: Any, name: str) -> dict[str, float]:
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name} must return numbers, but {key} is {type(value).__name__}") from None
     return found
-
-
-def _check_number(metric: Metric, value: float) -> None:
-    if not metric.allows(value):
-        hint = ": a metric in percent is a fraction" if metric.unit == "percent" else ""
-        raise ValueError(f"{metric.name} must be {metric.range_text()}, but got {value:g}{hint}")
 
 
 def told(error: BaseException, before_last: str = "") -> str:

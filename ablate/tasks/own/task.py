@@ -47,7 +47,18 @@ class OwnTask(Task):
 
     def reference(self) -> Any:
         """Return what `catalog.get` makes this task from in another process."""
-        return {"entry": self.entry, "folder": str(self.folder)}
+        # `folder` of the entry is in the task's already.
+        entry = {name: value for name, value in self.entry.items() if name != "folder"}
+        return {"entry": {**entry, "digest": self.code_digest}, "folder": str(self.folder)}
+
+    def check_unchanged(self, name: str) -> None:
+        """Check in a worker that the code is what it was when the sweep was planned; `name` is how errors name it.
+
+        Raises:
+            UsageError: It is not.
+        """
+        if self.entry.get("digest", "") not in ("", self.code_digest):
+            raise UsageError(f"{name}, or what it imports, changed while it was in use; run the command again")
 
     def num_epochs(self, settings: Mapping[str, Any]) -> int:
         """Return how often a trial reports, if a parameter says it; else 0."""

@@ -50,7 +50,6 @@ class Trial:
         self._step = 0
         self._in_steps = False
         self._pending: bytes | None = None
-        self._pending_step = 0
         self._saved_at = -math.inf
         self._saved: tuple[bytes, int, dict[str, list[float]]] | None = None
         self._found: tuple[bytes, int, dict[str, list[float]]] | None = None
