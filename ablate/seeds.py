@@ -13,3 +13,8 @@ def derive_seed(root: int, *parts: int | str) -> int:
     """
     text = "\x1f".join([str(root), *(f"{type(part).__name__}:{part}" for part in parts)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11
+
+
+def study_seed(root: int, study: int) -> int:
+    """Return the seed of a study, from which all of its streams derive; that of study 0 is the sweep's own."""
+    return root if study == 0 else derive_seed(root, "study", study)
