@@ -217,11 +217,11 @@ class Result:
     def table(self) -> pd.DataFrame:
         """One row a cell, as table.csv: axes, entry, n, mean, sd, low, high, delta, verdict, adjusted_p, best_settings.
 
-        low and high are the ends of the 95% interval over training seeds; what is not defined is empty.
+        low and high are the ends of the 95% interval over replicates; what is not defined is empty.
         """
         from ablate.report import tidy
 
-        return self._typed(tidy.cells(self._grid()))
+        return self._typed(tidy.cells(self.declaration, self._grid()))
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -250,10 +250,11 @@ class Result:
 
     @property
     def verdicts(self) -> pd.DataFrame:
-        """One row a comparison with the baseline: axes, delta with its 95% interval, adjusted_p, verdict."""
-        columns = [*self.declaration.axes, "delta", "delta_low", "delta_high", "adjusted_p", "permutation_p", "g"]
+        """One row a comparison with the baseline: axes, delta with its 95% interval, p values, verdict, its doubts."""
+        numbers = ["delta", "delta_low", "delta_high", "adjusted_p", "equivalence_p", "permutation_p", "g"]
+        columns = [*self.declaration.axes, *numbers, "verdict", "verdict_size", "verdict_doubts"]
         table = self.table
-        return table[table["verdict"].notna()][[*columns, "verdict"]].reset_index(drop=True)
+        return table[table["verdict"].notna()][columns].reset_index(drop=True)
 
     def report(self, to: str | Path) -> Path:
         """Write the report into a folder and return the path of its page."""
@@ -283,7 +284,7 @@ class Result:
         from ablate.report.verdicts import judged
 
         declared = self.declaration
-        return judged(grid(declared, sufficiency.marked(declared, entries(declared, self.cells))))
+        return judged(declared, grid(declared, sufficiency.marked(declared, entries(declared, self.cells))))
 
     def _typed(self, frame: pd.DataFrame) -> pd.DataFrame:
         for axis in self.declaration.axes:

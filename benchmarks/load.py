@@ -60,7 +60,7 @@ def run(folder: Path, address: str, num_trials: int, with_mlflow: bool) -> dict[
     rig.run(None, address, trivial_trial)
     trials_took = ended[-1] - ended[0]
     num_left = rig.close(timeout_s=600)
-    records = [record for cell in rig.schedule.cells for record in cell.records.values()]
+    records = [record for cell in rig.schedule.studies for record in cell.records.values()]
     span = num_trials // 4
     first = (ended[SKIPPED + span - 1] - ended[SKIPPED - 1]) / span
     last = (ended[-1] - ended[-1 - span]) / span

@@ -51,7 +51,7 @@ def make_ledger(out, num_trials, with_diagnostics):
     ]  # fmt: skip
     declaration = Declaration(
         sweep="scale", name="scale", profile="", question="Does the report scale?",
-        axes={"depth": [str(depth) for depth in DEPTHS], "arm": list(ARMS)}, cells=cells, trials_per_cell=num_tune,
+        axes={"depth": [str(depth) for depth in DEPTHS], "arm": list(ARMS)}, cells=cells, num_tune=num_tune,
         num_seeds=SEEDS, sampler="tpe", pruner="median", seed=0,
         report={"rows": "depth", "columns": "arm", "metric": "test_accuracy", "baseline": "plain"},
         tune={"lr": {"low": 1e-3, "high": 1.0, "log": True}, "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True}},

@@ -96,7 +96,7 @@ class Rig:
 
         from ablate.run.plan import make_plan
         from ablate.run.progress import Progress
-        from ablate.run.runner import cell_runs
+        from ablate.run.runner import study_runs
         from ablate.run.schedule import Schedule
         from ablate.store.ledger import Ledger
         from ablate.tracking.mirror import Mirror
@@ -114,7 +114,7 @@ class Rig:
                 self.mirror.finished(cell, proposal, record)
             ended()
 
-        self.schedule = Schedule(plan.declaration, cell_runs(plan), plan.folder, Ledger(plan.out), 1)
+        self.schedule = Schedule(plan.declaration, study_runs(plan), plan.folder, Ledger(plan.out), 1)
         self.schedule.listener = listen
         progress.schedule = self.schedule
 
@@ -169,7 +169,7 @@ def ours(
     count = rig.schedule.num_finished()
     if (count, num_left) != (num_trials, 0):
         raise SystemExit(f"{count} of {num_trials} trials ended, {num_left} are not in MLflow")
-    settings = [proposal.settings for run in rig.schedule.cells for proposal in run.tune.values()]
+    settings = [proposal.settings for run in rig.schedule.studies for proposal in run.tune.values()]
     # MLflow is written by a thread; what it still has to write after the last trial belongs to the sweep.
     return _times(started, first[0], closed, num_trials) | {"mlflow_rest_s": closed - ended}, settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ablate.run.plan import make_plan
-from ablate.run.runner import cell_runs
+from ablate.run.runner import study_runs
 from ablate.run.schedule import Schedule
 from ablate.store.ledger import Ledger
 
@@ -17,4 +17,4 @@ AS_THEN = "fixed.statistics=running"
 def schedule(out: Path, *overrides: str) -> Schedule:
     plan = make_plan(WRITTEN / "small.yaml", None, overrides, out)
     plan.declare()
-    return Schedule(plan.declaration, cell_runs(plan), plan.folder, Ledger(out), plan.spec.budget.batch)
+    return Schedule(plan.declaration, study_runs(plan), plan.folder, Ledger(out), plan.spec.budget.batch)

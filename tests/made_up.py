@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from ablate.run.plan import make_plan
-from ablate.run.runner import cell_runs
+from ablate.run.runner import study_runs
 from ablate.run.schedule import Schedule
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
@@ -46,7 +46,7 @@ class Sweep:
         self.ledger = Ledger(self.plan.out)
         self.schedule = Schedule(
             self.plan.declaration,
-            cell_runs(self.plan),
+            study_runs(self.plan),
             self.plan.folder,
             self.ledger,
             self.plan.spec.budget.batch,

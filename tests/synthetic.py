@@ -103,7 +103,7 @@ class Synthetic:
             question="Do orthonormal weights let plain nets train at depths where they usually fail?",
             axes=self.axes,
             cells=cells,
-            trials_per_cell=self.num_tune,
+            num_tune=self.num_tune,
             num_seeds=self.num_seeds,
             sampler="tpe",
             pruner="median",

@@ -47,7 +47,7 @@ def test_an_audit_runs_stopped_trials_to_their_end_and_changes_nothing_of_the_sw
     # The trials that were stopped stay stopped for their sweep, so that a resume learns what it learnt before.
     again = Sweep(tmp_path / "b", "axes.depth=[8]", "budget.audit=2", **SCORE)
     assert again.schedule.is_finished()
-    for run, before in zip(again.schedule.cells, sweep.schedule.cells, strict=True):
+    for run, before in zip(again.schedule.studies, sweep.schedule.studies, strict=True):
         assert [run.records[p.key].state for p in run.tune.values()] == [
             before.records[p.key].state for p in before.tune.values()
         ]
@@ -101,7 +101,7 @@ def test_another_pruner_does_not_take_over_what_the_first_one_stopped(tmp_path):
 
 def test_a_record_says_which_cell_stopped_it(tmp_path):
     sweep = Sweep(tmp_path, **SCORE).run()
-    for run in sweep.schedule.cells:
+    for run in sweep.schedule.studies:
         for record in run.records.values():
             stored = sweep.ledger.read(record.key, "small", run.cell.key)
             expected = run.cell.key if record.state == "pruned" else ""

@@ -123,7 +123,7 @@ def entry(arm: str, values: dict[int, float], depth: str = "8") -> Entry:
 
 def declared(components: dict[str, list[str]]) -> Declaration:
     return Declaration(
-        sweep="s", name="s", profile="", question="", axes={}, cells=[], trials_per_cell=1, num_seeds=2, sampler="tpe",
+        sweep="s", name="s", profile="", question="", axes={}, cells=[], num_tune=1, num_seeds=2, sampler="tpe",
         pruner="none", seed=0, report={"metric": "test_accuracy"}, tune={}, data={}, components=components,
         metrics=[accuracy()], objective="val_accuracy",
     )  # fmt: skip

@@ -112,10 +112,10 @@ def test_what_is_left_counts_what_each_cell_has(folder, monkeypatch):
         lambda config, *_: Cost(seconds[config.depth], 300.0, 0.5),
     )
     sweep = Sweep(folder)
-    for run in sweep.schedule.cells[2:]:  # those of depth 14
+    for run in sweep.schedule.studies[2:]:  # those of depth 14
         while (proposal := sweep.schedule._next_proposal(run)) is not None:
             run.running[proposal.key] = proposal
-            index = sweep.schedule.cells.index(run)
+            index = sweep.schedule.studies.index(run)
             sweep.finish(PackAssignment(index, [_request(run, proposal)], [proposal]))
     time = json.loads(invoke("--json", "--device", "cpu", "--jobs", "1"))["estimate"]["time"]
     assert time["left_s"] == 2 * 10 * 9 * 1.0
@@ -141,7 +141,7 @@ def test_plan_warns_where_compared_cells_train_for_different_times(folder, overr
 
 def test_pruners_know_how_long_a_trial_can_be(folder):
     sweep = Sweep(folder, "fixed.epochs=null", "tune.epochs=[30, 60]")
-    assert sweep.schedule.cells[0].search.study.pruner._n_warmup_steps == 20
+    assert sweep.schedule.studies[0].search.study.pruner._n_warmup_steps == 20
 
 
 def test_a_real_probe_predicts_the_time_of_an_epoch(folder):

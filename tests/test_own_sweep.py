@@ -17,7 +17,7 @@ from ablate.report.build import build_report
 from ablate.run.pack import Pack
 from ablate.run.plan import make_plan
 from ablate.run.reproduce import reproduce
-from ablate.run.runner import cell_runs
+from ablate.run.runner import study_runs
 from ablate.run.schedule import Schedule
 from ablate.store.ledger import Ledger
 from ablate.tasks import catalog
@@ -63,7 +63,7 @@ def scheduled(folder, *overrides, code=None):
         sys.modules.pop("mine", None)
     plan = make_plan(folder / "own.yaml", None, overrides, folder / "runs")
     plan.declare()
-    schedule = Schedule(plan.declaration, cell_runs(plan), plan.folder, Ledger(plan.out), plan.spec.budget.batch)
+    schedule = Schedule(plan.declaration, study_runs(plan), plan.folder, Ledger(plan.out), plan.spec.budget.batch)
     num_ran = 0
     while (pack := schedule.next_pack()) is not None:
         task = catalog.from_reference(plan.spec.task.reference())

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from ablate.run.plan import make_plan
 from ablate.run.progress import Progress, duration_text
-from ablate.run.runner import cell_runs
+from ablate.run.runner import study_runs
 from ablate.run.schedule import Schedule
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
@@ -26,7 +26,7 @@ confirm: {seeds: 1}
 def schedule(tmp_path) -> Schedule:
     (tmp_path / "small.yaml").write_text(FILE)
     plan = make_plan(tmp_path / "small.yaml", None, (), tmp_path / "runs")
-    return Schedule(plan.declaration, cell_runs(plan), plan.folder, Ledger(plan.out), 1)
+    return Schedule(plan.declaration, study_runs(plan), plan.folder, Ledger(plan.out), 1)
 
 
 def end(schedule: Schedule, state: str, progress: Progress, is_new: bool = True, **more) -> None:
@@ -39,7 +39,7 @@ def end(schedule: Schedule, state: str, progress: Progress, is_new: bool = True,
         metrics={"val_accuracy": 0.5} if state == "complete" else {}, **more,
     )  # fmt: skip
     schedule.on_finished(pack, [record])
-    progress.finished(schedule.cells[pack.cell].declared, proposal, record, is_new)
+    progress.finished(schedule.studies[pack.study].declared, proposal, record, is_new)
 
 
 def shown(schedule: Schedule, is_terminal: bool, *states: tuple[str, dict]) -> str:

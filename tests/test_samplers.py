@@ -89,7 +89,7 @@ def test_successive_halving_keeps_its_rungs_over_a_resume(tmp_path):
     score = {"score": lambda settings, phase: min(1.0, settings["lr"])}
     before = Sweep(tmp_path, *overrides, **score).run()
     after = Sweep(tmp_path, *overrides, **score)
-    for run, again in zip(before.schedule.cells, after.schedule.cells, strict=True):
+    for run, again in zip(before.schedule.studies, after.schedule.studies, strict=True):
         rungs = [trial.system_attrs for trial in run.search.study.trials]
         assert any("completed_rung_0" in attributes for attributes in rungs)
         assert [trial.system_attrs.get("completed_rung_0") for trial in again.search.study.trials] == [
@@ -100,7 +100,7 @@ def test_successive_halving_keeps_its_rungs_over_a_resume(tmp_path):
 def test_hyperband_puts_trial_k_into_the_same_bracket_in_every_cell(tmp_path):
     sweep = Sweep(tmp_path, "budget.pruner=hyperband", "budget.trials_per_cell=12", "confirm.seeds=0").run()
     brackets = []
-    for run in sweep.schedule.cells:
+    for run in sweep.schedule.studies:
         pruner = run.search.study.pruner
         brackets.append([pruner._get_bracket_id(run.search.study, trial) for trial in run.search.study.trials])
     assert len(set(brackets[0])) > 1
@@ -110,7 +110,7 @@ def test_hyperband_puts_trial_k_into_the_same_bracket_in_every_cell(tmp_path):
 def test_tpe_models_parameters_together_also_those_of_some_trials_only(tmp_path):
     """Its relative space, which it draws from jointly: without groups it has no conditional parameter."""
     sweep = Sweep(tmp_path, "axes.depth=[8]").run()
-    for run in sweep.schedule.cells:
+    for run in sweep.schedule.studies:
         momenta = ["momentum" in trial.params for trial in run.search.study.trials]
         assert {True, False} == set(momenta)
         sampler = build_sampler("tpe", run.cell.space, index=0, num_startup=2, seed=0, sequence_seed=0)

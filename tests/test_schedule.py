@@ -174,7 +174,7 @@ def test_another_sweep_takes_what_is_complete_or_diverged_from_the_ledger_and_le
     assert [line[1:] for line in sorted(other.proposals())] == [line[1:] for line in sorted(first.proposals())]
     assert other.schedule.num_finished() == other.plan.declaration.num_trials == len(shared) + len(stopped)
     assert {record.key for _, _, record in other.reused} == shared
-    for run, before in zip(other.schedule.cells, first.schedule.cells, strict=True):
+    for run, before in zip(other.schedule.studies, first.schedule.studies, strict=True):
         values = [[trial.value for trial in each.search.study.trials] for each in (run, before)]
         assert values[0] == values[1]
 
@@ -228,7 +228,7 @@ def test_cells_of_equal_settings_do_not_take_over_one_key(tmp_path):
 def test_diverged_trials_are_results_and_count_as_accuracy_zero(tmp_path):
     sweep = Sweep(tmp_path, score=lambda settings, phase: None if settings["lr"] > 0.01 else settings["lr"]).run()
     assert sweep.schedule.is_finished()
-    study = sweep.schedule.cells[0].search.study
+    study = sweep.schedule.studies[0].search.study
     states = {(trial.state, trial.value) for trial in study.trials if trial.params["lr"] > 0.01}
     assert states == {(optuna.trial.TrialState.COMPLETE, 0.0)}
     assert all(p.settings["lr"] <= 0.01 for _, p, _ in sweep.ended if p.phase == "confirm")
@@ -237,7 +237,7 @@ def test_diverged_trials_are_results_and_count_as_accuracy_zero(tmp_path):
 def test_if_every_trial_diverged_the_one_that_lasted_longest_is_confirmed(tmp_path):
     sweep = Sweep(tmp_path, score=lambda settings, phase: None).run()
     assert sweep.schedule.is_finished()
-    for run in sweep.schedule.cells:
+    for run in sweep.schedule.studies:
         longest = max(run.records[p.key].diverged_step for p in run.tune.values())
         assert {int(p.settings["lr"] * 1000) for p in run.confirm.values()} == {longest}
 
@@ -350,12 +350,12 @@ class Shaped(Sweep):
 
     def ends(self):
         """Return how every tune trial ended, by its number."""
-        (run,) = self.schedule.cells
+        (run,) = self.schedule.studies
         found = {number: run.records[proposal.key] for number, proposal in run.tune.items()}
         return {number: (record.state, record.num_epochs, record.metrics) for number, record in found.items()}
 
     def file(self, number):
-        (run,) = self.schedule.cells
+        (run,) = self.schedule.studies
         record = run.records[run.tune[number].key]
         return self.ledger.path(record.key, record.sweep, record.cell)
 

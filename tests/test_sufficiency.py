@@ -55,7 +55,7 @@ def cell(accuracies, params=None, curve=None) -> tuple[Declaration, CellTrials]:
     ]  # fmt: skip
     declaration = Declaration(
         sweep="s", name="s", profile="small", question="", axes={"arm": ["plain"]}, cells=[declared],
-        trials_per_cell=len(tune), num_seeds=1, sampler="tpe", pruner="none", seed=0,
+        num_tune=len(tune), num_seeds=1, sampler="tpe", pruner="none", seed=0,
         report={"metric": "test_accuracy"}, tune=TUNE, metrics=measured({"num_classes": 10}), objective=OBJECTIVE,
         data={"num_classes": 10}, file="/home/alice/s.yaml", overrides=["budget.trials_per_cell=6", "seed=3"],
     )  # fmt: skip
@@ -169,7 +169,7 @@ def test_divergence_of_most_trials_and_a_late_improvement_ask_for_more_trials():
 
 def test_an_unfinished_cell_is_not_judged():
     declaration, trials = cell([None] * 6)
-    assert doubts(dataclasses.replace(declaration, trials_per_cell=7), trials) == []
+    assert doubts(dataclasses.replace(declaration, num_tune=7), trials) == []
 
 
 def test_the_command_that_settles_it_is_whole_and_replaces_an_earlier_set():

@@ -56,7 +56,7 @@ def store(tmp_path_factory):
         question="?",
         axes={"arm": ["plain"]},
         cells=[cell],
-        trials_per_cell=1,
+        num_tune=1,
         num_seeds=1,
         sampler="random",
         pruner="none",

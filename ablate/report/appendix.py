@@ -8,14 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ablate.provenance import commit_text
+from ablate.report import studies
 from ablate.report.effects import effects
 from ablate.report.entries import Entry, finished
 from ablate.report.entries import entry as measured
 from ablate.report.text import entry_text, listed
-from ablate.store.declaration import CellTrials, Declaration
+from ablate.store.declaration import CellTrials, Declaration, StudyTrials
 from ablate.store.record import TrialRecord
-
-COVERS = "They cover neither the choice of the test sample nor the luck of tuning."
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,13 @@ class Section:
 def sections(declaration: Declaration, entries: list[Entry]) -> list[Section]:
     """Return the tables that this sweep has."""
     cells = [entry.trials for entry in entries]
-    found = [_effects(declaration, entries), _runner_ups(declaration, entries), _audit(cells)]
+    found = [
+        _winners(declaration, entries),
+        _variance(declaration, entries),
+        _effects(declaration, entries),
+        _runner_ups(declaration, entries),
+        _audit(cells),
+    ]
     return [section for section in found if section is not None]
 
 
@@ -51,7 +56,7 @@ def origin_lines(cells: list[CellTrials]) -> list[str]:
 
 def regret_text(cells: list[CellTrials]) -> str:
     """Return in one sentence what the audit found, empty where none was run."""
-    audited = [(trials, record) for trials in cells for record in _audited(trials)]
+    audited = [(trials, record) for cell in cells for trials in cell.studies for record in _audited(trials)]
     if not audited:
         return ""
     better = [record for trials, record in audited if _gain(trials, record) > 0]
@@ -65,6 +70,27 @@ def regret_text(cells: list[CellTrials]) -> str:
         f"{len(better)} would have beaten the winner of their cell{rest}. The rank regret of a cell is how many did: "
         "so many places lower its winner would stand."
     )
+
+
+def _winners(declaration: Declaration, entries: list[Entry]) -> Section | None:
+    rows = studies.winners(declaration, entries)
+    note = (
+        "The winner of each study, in the studies' order. Where they lie far apart and the numbers are alike, the "
+        "parameter matters little there; where the numbers differ too, tuning is a matter of luck and asks "
+        "for more trials."
+    )
+    return Section("winners", "Winners of the studies", rows, note) if rows else None
+
+
+def _variance(declaration: Declaration, entries: list[Entry]) -> Section | None:
+    rows = studies.variance_shares(declaration, entries)
+    name = declaration.replicates(2)
+    note = (
+        f"Shares of the variance of a single outcome's difference to the baseline: between {name}, between test items, "
+        "and what is neither (random effects of both, crossed); – where outcomes by item are not known. "
+        f"The correlation is that of both cells' {name}: the nearer to 1, the more the pairing gains."
+    )
+    return Section("variance", "Where the uncertainty comes from", rows, note) if rows else None
 
 
 def _effects(declaration: Declaration, entries: list[Entry]) -> Section | None:
@@ -87,8 +113,16 @@ def _effects(declaration: Declaration, entries: list[Entry]) -> Section | None:
         rows,
         f"An effect is the mean difference in {metric.label.lower()} with and without the component, over the settings "
         "of the others that were run (contrasts); an interaction (×) is how much one component's effect changes when "
-        f"the other is switched on. t intervals over shared seeds, each read on its own. {COVERS}",
+        f"the other is switched on. t intervals over shared {declaration.replicates(2)}, each read on its own. "
+        f"{_covers(declaration)}",
     )
+
+
+def _covers(declaration: Declaration) -> str:
+    """Say what intervals over replicates alone do not cover."""
+    if declaration.replicate == "study":
+        return "They do not cover the choice of the test sample."
+    return "They cover neither the choice of the test sample nor the luck of tuning."
 
 
 def _runner_ups(declaration: Declaration, entries: list[Entry]) -> Section | None:
@@ -101,39 +135,45 @@ def _runner_ups(declaration: Declaration, entries: list[Entry]) -> Section | Non
     if len(rows) == 1:
         return None
     note = "The second best configuration on validation data, confirmed on the same seeds. It never makes the entry."
-    note = f"{note} {COVERS}"
+    note = f"{note} {_covers(declaration)}"
     return Section("runner-up", "The runner-up of each cell", rows, note)
 
 
 def _audit(cells: list[CellTrials]) -> Section | None:
     rows = [["cell", "stopped", "run to the end", "rank regret", "winner", "best of them"]]
-    for trials in cells:
+    for trials in (study for cell in cells for study in cell.studies):
         records = _audited(trials)
         if records:
             values = [value for value in (_value(trials, record) for record in records) if value is not None]
             best = trials.objective.top(values) if values else None
             better = sum(_gain(trials, record) > 0 for record in records)
             numbers = [_text(trials, number) for number in (_winning(trials), best)]
-            row = [", ".join(trials.cell.levels.values()), str(len(trials.stopped())), str(len(records)), str(better)]
+            study = f", study {trials.number + 1}" if trials.number else ""
+            row = [
+                ", ".join(trials.cell.levels.values()) + study,
+                str(len(trials.stopped())),
+                str(len(records)),
+                str(better),
+            ]
             rows.append([*row, *numbers])
     return Section("audit", "Audit of the pruner", rows, regret_text(cells)) if len(rows) > 1 else None
 
 
-def _audited(trials: CellTrials) -> list[TrialRecord]:
+def _audited(trials: StudyTrials) -> list[TrialRecord]:
     return [r for p, r in trials.extra if p.phase == "audit" and r is not None and trials.winner() is not None]
 
 
-def _value(trials: CellTrials, record: TrialRecord) -> float | None:
+def _value(trials: StudyTrials, record: TrialRecord) -> float | None:
     """The objective after the last step; a diverged trial has none and ranks last."""
     return trials.value(record) if record.state == "complete" else None
 
 
-def _winning(trials: CellTrials) -> float | None:
+def _winning(trials: StudyTrials) -> float | None:
     winner = trials.winner()
     return next((_value(trials, record) for proposal, record in trials.tune if record and proposal is winner), None)
 
 
-def _gain(trials: CellTrials, record: TrialRecord) -> float:
+def _gain(trials: StudyTrials, record: TrialRecord) -> float:
     """Return how much better a trial is than the winner of its cell; infinite where only one of them has a number."""
     own, best = _value(trials, record), _winning(trials)
     if own is None:
@@ -141,5 +181,5 @@ def _gain(trials: CellTrials, record: TrialRecord) -> float:
     return math.inf if best is None else trials.objective.sign * (own - best)
 
 
-def _text(trials: CellTrials, value: float | None) -> str:
+def _text(trials: StudyTrials, value: float | None) -> str:
     return "–" if value is None else trials.objective.text(value)

@@ -120,7 +120,7 @@ def build_report(
     claims = claim_results(declared, entries(declared, cells)) if declared.claims else []
     declaration = laid_out_as(declared, rows, columns, metric)
     check_metric(declaration, cells)
-    laid_out = judged(grid(declaration, sufficiency.marked(declaration, entries(declaration, cells))))
+    laid_out = judged(declaration, grid(declaration, sufficiency.marked(declaration, entries(declaration, cells))))
     layout = {"rows": rows, "columns": columns, "metric": metric}
     write = functools.partial(
         page, declaration, laid_out, cells, claims=claims, links=links, layout=layout, commands=commands
@@ -160,7 +160,7 @@ def _contents(
     contents = {
         "table.md": table.encode(),
         "table.tex": latex.latex(declaration, laid_out).encode(),
-        "table.csv": tidy.cells(laid_out).to_csv(index=False, lineterminator="\n").encode(),
+        "table.csv": tidy.cells(declaration, laid_out).to_csv(index=False, lineterminator="\n").encode(),
         "results.parquet": tidy.to_parquet(tidy.trials(declaration, cells), declaration),
     }
     titles: dict[str, dict[str, str]] = {}

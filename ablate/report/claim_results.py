@@ -6,17 +6,18 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ablate.report.entries import Entry, entry
-from ablate.report.inference import ALPHA, Estimate, PairedTest, holm, paired_difference, paired_test
+from ablate.report.entries import Entry, compared, entry
+from ablate.report.inference import ALPHA, MIN_EQUIVALENCE, Estimate, equivalence_p, holm, paired_test
 from ablate.report.text import difference_text, p_text
 from ablate.store.declaration import Declaration, DeclaredClaim
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimResult:
-    """A claim's verdict at the frozen number of seeds: `word` is supported, refuted or undecided.
+    """A claim's verdict at the frozen number of replicates: `word` is supported, refuted or undecided.
 
-    `reason` tells the numbers behind it. `extended` is the verdict with all seeds where later declarations added some.
+    `reason` tells the numbers behind it. `extended` is the verdict with all replicates where later declarations added
+    some.
     """
 
     claim: DeclaredClaim
@@ -34,14 +35,16 @@ class ClaimResult:
 def claim_results(declaration: Declaration, entries: list[Entry]) -> list[ClaimResult]:
     """Return the present claims' verdicts, Holm-adjusted over all of them, in the file's order.
 
-    A claim is supported if the paired t test puts the mean difference above its margin at 5%, refuted if below.
-    It stays undecided while seeds of the frozen number are missing, and where seeds mix success and collapse.
+    A claim is supported if the paired t test puts the mean difference above its margin at 5%, refuted if below; one of
+    equality is supported if the test of equivalence puts it within the margin, refuted if the paired t test puts it
+    beyond. It stays undecided while replicates of the frozen number are missing, and where seeds mix success and
+    collapse.
     """
     present = [claim for claim in declaration.claims if not claim.is_withdrawn]
-    frozen = [_measure(declaration, claim, entries, claim.num_seeds) for claim in present]
-    declared = [declaration.seeds_of(claim.levels) for claim in present]
+    frozen = [_measure(declaration, claim, entries, claim.num_replicates) for claim in present]
+    declared = [declaration.of(claim.levels).num_replicates for claim in present]
     extended = [
-        _measure(declaration, claim, entries, num) if num > claim.num_seeds else None
+        _measure(declaration, claim, entries, num) if num > claim.num_replicates else None
         for claim, num in zip(present, declared, strict=True)
     ]
     words, later = _words(declaration, present, frozen), _words(declaration, present, extended)
@@ -82,42 +85,52 @@ def claims_footer(declaration: Declaration) -> str:
 @dataclass(frozen=True)
 class _Measured:
     difference: Estimate | None
-    test: PairedTest | None
+    p: float | None
     problem: str
 
 
-def _measure(declaration: Declaration, claim: DeclaredClaim, entries: list[Entry], num_seeds: int) -> _Measured:
-    found = [_side(declaration, claim, entries, level, num_seeds) for level in (claim.better, claim.worse)]
+def _measure(declaration: Declaration, claim: DeclaredClaim, entries: list[Entry], num: int) -> _Measured:
+    found = [_side(declaration, claim, entries, level, num) for level in (claim.better, claim.worse)]
     sides = [side for side in found if side is not None]
-    num_paired = len(_ended(sides[0]) & _ended(sides[1])) if len(sides) == 2 else 0
-    if num_paired < num_seeds:
-        return _Measured(None, None, f"{num_paired} of {num_seeds} paired seeds are finished")
-    if num_seeds < 2:
+    num_paired = min(side.estimate.n for side in sides) if len(sides) == 2 else 0
+    replicates = declaration.of(claim.levels).replicates
+    if num_paired < num:
+        return _Measured(None, None, f"{num_paired} of {num} paired {replicates(num)} are finished")
+    if num < 2:
         return _Measured(None, None, "one seed proves nothing: confirm.seeds must be at least 2")
     if any(not side.estimate.has_all_values for side in sides):
         return _Measured(None, None, "seeds diverged, which have no number")
-    is_mixed = any(side.estimate.is_mixed for side in sides)
-    difference = paired_difference(sides[0].by_seed, sides[1].by_seed, declaration.metric, is_mixed=is_mixed)
-    if is_mixed:
+    difference = compared(*sides)
+    if difference.is_mixed:
         return _Measured(difference, None, "seeds mix success and collapse")
-    gains = [declaration.metric.sign * value for value in difference.values]
-    return _Measured(difference, paired_test(gains, claim.margin), "")
+    sign = declaration.metric.sign
+    if claim.kind == "beats":
+        return _Measured(difference, _gain_p(difference, sign, claim.margin), "")
+    p = equivalence_p(difference, claim.margin)
+    if p is None:
+        return _Measured(difference, None, f"equality needs at least {MIN_EQUIVALENCE} {replicates(MIN_EQUIVALENCE)}")
+    is_beyond = difference.mean is not None and abs(difference.mean) >= claim.margin
+    return _Measured(difference, _gain_p(difference, _side_of(difference), claim.margin) if is_beyond else p, "")
 
 
-def _ended(side: Entry) -> set[int]:
-    """Return the confirm seeds that came to a result."""
-    return {record.seed for _, record in side.trials.confirm if record is not None and record.is_shared}
+def _gain_p(difference: Estimate, sign: int, margin: float) -> float | None:
+    """Return the two-sided p of the differences, with this sign, against a margin."""
+    test = paired_test(difference.values, sign * margin, difference.crossed)
+    return None if test is None else test.p
 
 
-def _side(
-    declaration: Declaration, claim: DeclaredClaim, entries: list[Entry], level: str, num_seeds: int
-) -> Entry | None:
+def _side_of(difference: Estimate) -> int:
+    return 1 if (difference.mean or 0.0) > 0 else -1
+
+
+def _side(declaration: Declaration, claim: DeclaredClaim, entries: list[Entry], level: str, num: int) -> Entry | None:
     """Return the entry of one side as its first replicates make it: these are the frozen ones."""
     levels = {**claim.levels, claim.axis: level}
     whole = next((each for each in entries if each.levels == levels), None)
     if whole is None:
         return None
-    first = [pair for pair in whole.trials.confirm if pair[0].number < num_seeds]
+    by_study = declaration.of(levels).num_studies > 1
+    first = [(p, r) for p, r in whole.trials.confirm if (p.study if by_study else p.number) < num]
     return entry(declaration, dataclasses.replace(whole.trials, confirm=first, extra=[]))
 
 
@@ -125,9 +138,9 @@ def _words(
     declaration: Declaration, claims: list[DeclaredClaim], found: Sequence[_Measured | None]
 ) -> list[tuple[str, float | None]]:
     """Return each claim's word and adjusted p."""
-    tested = [index for index, each in enumerate(found) if each is not None and each.test is not None]
+    tested = [index for index, each in enumerate(found) if each is not None and each.p is not None]
     # A claim that cannot be tested yet counts as a test all the same: the correction must not grow later.
-    p_values = [each.test.p if each is not None and each.test is not None else 1.0 for each in found]
+    p_values = [each.p if each is not None and each.p is not None else 1.0 for each in found]
     adjusted = holm(p_values)
     words: list[tuple[str, float | None]] = []
     for index, (claim, each) in enumerate(zip(claims, found, strict=True)):
@@ -136,7 +149,8 @@ def _words(
         elif not adjusted[index] <= ALPHA:
             words.append(("undecided", adjusted[index]))
         else:
-            is_met = declaration.metric.sign * each.difference.mean > claim.margin
+            gain = declaration.metric.sign * each.difference.mean
+            is_met = gain > claim.margin if claim.kind == "beats" else abs(gain) < claim.margin
             words.append(("supported" if is_met else "refuted", adjusted[index]))
     return words
 
@@ -144,6 +158,7 @@ def _words(
 def _reason(declaration: Declaration, found: _Measured, p: float | None) -> str:
     if found.problem:
         return found.problem
-    num_seeds = found.difference.n if found.difference else 0
+    num = found.difference.n if found.difference else 0
     tested = f"{p_text(p)} after Holm" if p is not None else "not tested"
-    return f"difference {difference_text(found.difference, declaration.metric)} over {num_seeds} seeds, {tested}"
+    difference = difference_text(found.difference, declaration.metric)
+    return f"difference {difference} over {num} {declaration.replicates(num)}, {tested}"

@@ -12,6 +12,11 @@ from ablate.metrics import Metric
 from ablate.store.declaration import CellTrials, Declaration
 
 AXIS = "sweep"
+BUDGET = (
+    ("studies a cell", "num_studies"),
+    ("tune trials a study", "num_tune"),
+    ("confirm seeds a study", "num_seeds"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +33,13 @@ class Combined(Declaration):
         """Return the sweeps with one `--set` more each."""
         return dataclasses.replace(self, parts=[part.overridden(key, value) for part in self.parts])
 
-    def seeds_of(self, levels: Mapping[str, str]) -> int:
-        """Return how many confirm seeds the sweep of these levels gives a cell."""
-        return next(part.num_seeds for part in self.parts if part.sweep == levels[AXIS])
+    def of(self, levels: Mapping[str, str]) -> Declaration:
+        """Return the declaration of the sweep that the cell of these levels belongs to."""
+        return next(part for part in self.parts if part.sweep == levels[AXIS])
 
     def metric_of(self, levels: Mapping[str, str]) -> Metric:
         """Return the metric of the table with the floor of the sweep of these levels."""
-        part = next(part for part in self.parts if part.sweep == levels[AXIS])
-        return part.metric_named(self.metric.name)
+        return self.of(levels).metric_named(self.metric.name)
 
     @property
     def num_trials(self) -> int:
@@ -78,8 +82,7 @@ def combine(found: list[tuple[Declaration, list[CellTrials]]]) -> tuple[Declarat
         "axes": axes,
         "cells": [trials.cell for trials in cells],
         "claims": claims,
-        "trials_per_cell": max(part.trials_per_cell for part in parts),
-        "num_seeds": max(part.num_seeds for part in parts),
+        **{name: max(getattr(part, name) for part in parts) for _, name in BUDGET},
         "tune": {name: space for part in reversed(parts) for name, space in part.tune.items()},
         "history": [digest for part in parts for digest in part.history],
         "file": "",
@@ -118,7 +121,7 @@ def unlike(declaration: Declaration) -> list[str]:
     if not isinstance(declaration, Combined):
         return []
     sentences = []
-    for what, name in (("tune trials a cell", "trials_per_cell"), ("confirm seeds a cell", "num_seeds")):
+    for what, name in BUDGET:
         values = [getattr(part, name) for part in declaration.parts]
         if len(set(values)) > 1:
             each = ", ".join(f"{part.sweep} {value}" for part, value in zip(declaration.parts, values, strict=True))

@@ -27,7 +27,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
-from ablate.report.inference import CONFIDENCE, ROUNDING
+CONFIDENCE = 0.95
+ROUNDING = 1e-12
+"""Of the largest number, or of 1 where all are smaller: less is no difference."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,12 @@ On = frozenset[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """One effect in the table's metric, over the seeds that all its cells share.
+    """One effect in the table's metric, over the replicates that all its cells share.
 
     `components` are one (a main effect) or two (an interaction). `others` are the levels of the other axes.
     `num_contrasts` counts the settings of the other components that it averages. `low` and `high` are the ends of the
-    95% t interval over seeds; None for a single seed. Where a cell mixes success and collapse there is no mean either.
+    95% t interval over replicates; None for a single one. Where a cell mixes success and collapse there is no mean
+    either.
     """
 
     components: tuple[str, ...]
@@ -70,13 +71,13 @@ def _effect(names: tuple[str, ...], others: dict[str, str], cells: Mapping[On, E
         if all(corner in cells for corner in corners):
             contrasts.append({corner: (-1) ** missing for corner, missing in corners.items()})
     used = [cells[corner] for contrast in contrasts for corner in contrast]
-    seeds = set.intersection(*(set(entry.by_seed) for entry in used)) if used else set()
-    if not seeds:
+    rows = set.intersection(*(set(entry.by_row) for entry in used)) if used else set()
+    if not rows:
         return None
     values = [
-        math.fsum(sign * cells[corner].by_seed[seed] for contrast in contrasts for corner, sign in contrast.items())
+        math.fsum(sign * cells[corner].by_row[row] for contrast in contrasts for corner, sign in contrast.items())
         / len(contrasts)
-        for seed in sorted(seeds)
+        for row in sorted(rows)
     ]
     is_mixed = any(entry.estimate.is_mixed for entry in used)
     mean = None if is_mixed else math.fsum(values) / len(values)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from dataclasses import dataclass
 
 from ablate.errors import UsageError, choices_text
 from ablate.metrics import Metric
 from ablate.report.inference import Estimate, estimate, paired_difference
+from ablate.report.items import Outcomes, outcomes, paired_outcomes
 from ablate.store.declaration import CellTrials, Declaration
 from ablate.store.record import TrialRecord
 
@@ -17,21 +19,32 @@ from ablate.store.record import TrialRecord
 class Entry:
     """What one cell measured.
 
-    `by_seed` has the number of each finished confirm seed in `metric`, at its floor if it diverged; without a floor a
-    diverged seed has none. `num_waiting` counts the confirm trials that are neither finished nor failed. `difference`
-    is to the baseline with the same other levels, over shared seeds; None for the baseline itself and while either is
-    not settled. `mark` stands behind the entry in the table, for the `doubts` about its tuning.
+    `by_row` has the number of each finished replicate in `metric`: of a study the mean over its confirm seeds, or of
+    each seed where there is one study. A diverged seed is at the floor; without a floor its replicate has no number.
+    `num_rows` are those that were declared, `num_failed` those with a failed seed, `num_waiting` the others that are
+    not finished. `items` are the outcomes of each replicate by test item, one line a replicate, where all have them.
+    `num_doubted` counts the studies whose tuning is in doubt. `difference` is to the baseline with the same other
+    levels, over shared seeds; None for the baseline itself and while either is not settled. `mark` stands behind the
+    entry in the table, for the `doubts` about its tuning.
     """
 
     trials: CellTrials
-    by_seed: dict[int, float]
+    by_row: dict[int, float]
     estimate: Estimate
-    num_seeds: int
+    num_rows: int
     num_failed: int
     metric: Metric
     difference: Estimate | None = None
     mark: str = ""
     doubts: tuple[str, ...] = ()
+    num_doubted: int = 0
+    items: Outcomes | None = None
+    by_study: bool = False
+
+    @property
+    def replicates(self) -> str:
+        """What the entry has several of: "studies" or "seeds"."""
+        return "studies" if self.by_study else "seeds"
 
     @property
     def levels(self) -> dict[str, str]:
@@ -54,7 +67,7 @@ class Entry:
 
     @property
     def num_waiting(self) -> int:
-        return self.num_seeds - self.estimate.n - self.num_failed
+        return self.num_rows - self.estimate.n - self.num_failed
 
     @property
     def is_settled(self) -> bool:
@@ -111,24 +124,42 @@ def finished(cells: list[CellTrials]) -> list[TrialRecord]:
 
 def entry(declaration: Declaration, cell: CellTrials) -> Entry:
     """Return what one cell measured, without its difference to the baseline."""
-    metric = declaration.metric_of(cell.cell.levels)
-    records = [record for _, record in cell.confirm if record is not None]
-    by_seed = {}
-    for record in records:
-        if record.state == "diverged" and metric.floor is not None:
-            by_seed[record.seed] = metric.floor
-        elif record.state == "complete" and metric.name in record.metrics:
-            by_seed[record.seed] = record.metrics[metric.name]
-    diverged = {record.seed for record in records if record.state == "diverged"}
-    survivors = [value for seed, value in by_seed.items() if seed not in diverged]
+    declared, metric = declaration.of(cell.cell.levels), declaration.metric_of(cell.cell.levels)
+    rows: dict[int, list[TrialRecord]] = {}
+    for proposal, record in cell.confirm:
+        if record is not None:
+            rows.setdefault(declared.row(proposal), []).append(record)
+    size = declared.num_seeds if declared.num_studies > 1 else 1
+    ended = {row: [(record, _value(record, metric)) for record in records] for row, records in rows.items()}
+    whole = {row: pairs for row, pairs in ended.items() if len(pairs) == size and all(map(_has_ended, pairs))}
+    values = {row: [value for _, value in pairs if value is not None] for row, pairs in whole.items()}
+    by_row = {row: math.fsum(found) / size for row, found in values.items() if len(found) == size}
+    records = [record for pairs in whole.values() for record, _ in pairs]
+    survivors = [record.metrics[metric.name] for record in records if record.state != "diverged"]
+    num_diverged = len(records) - len(survivors)
+    items = outcomes({row: rows[row] for row in by_row}, metric)
     return Entry(
         trials=cell,
-        by_seed=by_seed,
-        estimate=estimate(survivors, len(diverged), metric),
-        num_seeds=declaration.seeds_of(cell.cell.levels),
-        num_failed=sum(record.seed not in by_seed and record.seed not in diverged for record in records),
+        by_row=by_row,
+        estimate=estimate(
+            survivors, num_diverged, metric, list(by_row.values()), len(whole), items.matrix if items else None
+        ),
+        num_rows=declared.num_replicates,
+        num_failed=sum(any(not _has_ended(pair) for pair in pairs) for pairs in ended.values()),
         metric=metric,
+        items=items,
+        by_study=declared.num_studies > 1,
     )
+
+
+def _value(record: TrialRecord, metric: Metric) -> float | None:
+    return metric.floor if record.state == "diverged" else record.metrics.get(metric.name)
+
+
+def _has_ended(pair: tuple[TrialRecord, float | None]) -> bool:
+    """Whether a confirm trial came to a result: a number, or divergence."""
+    record, value = pair
+    return record.state == "diverged" or (record.state == "complete" and value is not None)
 
 
 def _others(entry: Entry, columns: str) -> tuple[tuple[str, str], ...]:
@@ -140,6 +171,12 @@ def _with_difference(entry: Entry, baseline: Entry | None) -> Entry:
         return entry
     if not (entry.estimate.has_all_values and baseline.estimate.has_all_values):  # A diverged seed has no number.
         return entry
-    is_mixed = entry.estimate.is_mixed or baseline.estimate.is_mixed
-    difference = paired_difference(entry.by_seed, baseline.by_seed, entry.metric, is_mixed=is_mixed)
-    return dataclasses.replace(entry, difference=difference)
+    return dataclasses.replace(entry, difference=compared(entry, baseline))
+
+
+def compared(first: Entry, second: Entry) -> Estimate:
+    """Return the mean paired difference of two entries over the replicates that both have."""
+    is_mixed = first.estimate.is_mixed or second.estimate.is_mixed
+    return paired_difference(
+        first.by_row, second.by_row, first.metric, is_mixed=is_mixed, items=paired_outcomes(first.items, second.items)
+    )

@@ -139,7 +139,7 @@ def _on_log(declaration: Declaration) -> set[str]:
 def _complete(entry: Entry) -> list[tuple[dict[str, Any], float]]:
     trials = entry.trials
     return [
-        (record.settings, trials.value(record))
+        (record.settings, record.metrics[trials.objective.name])
         for _, record in trials.tune
         if record is not None and record.state == "complete"
     ]

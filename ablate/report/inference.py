@@ -1,13 +1,14 @@
-"""Means, intervals and paired tests over training seeds.
+"""Means, intervals and paired tests over replicates: studies, or the training seeds of a single study.
 
 Sources: Student, "The probable error of a mean", Biometrika 6 (1908), for the t interval and the paired t test;
 Efron, "Better bootstrap confidence intervals", JASA 82 (1987), for the interval from 20 seeds on; Fisher, "The
 Design of Experiments" (1935), for the permutation of signs; Holm, Scand. J. Statist. 6 (1979); Hedges, J. Educ.
-Statist. 6 (1981). What they cover where seeds are not Gaussian is measured in docs/statistics.md.
+Statist. 6 (1981). What they cover where replicates are not Gaussian is measured in docs/statistics.md.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,25 +19,28 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from ablate.metrics import Metric
+from ablate.report.crossed import CONFIDENCE, ROUNDING, Crossed, crossed, rows_equivalence_p
 
-CONFIDENCE = 0.95
+Matrix = np.ndarray[Any, np.dtype[np.float64]]
+"""Outcomes: (replicates, test items)."""
 ALPHA = 0.05
 MIN_BOOTSTRAP = 20
-"""From this many seeds on the interval is a bootstrap; with fewer it covers too little."""
-ROUNDING = 1e-12
-"""Of the largest number, or of 1 where all are smaller: less is no difference."""
+"""From this many replicates on the interval is a bootstrap; with fewer it covers too little."""
+MIN_EQUIVALENCE = 5
+"""From this many replicates on two arms can be called equivalent."""
 MAX_EXACT = 13
-"""Up to this many seeds all 2^n signs are tried; beyond it 9,999 at random."""
+"""Up to this many replicates all 2^n signs are tried; beyond it 9,999 at random."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over training seeds.
+    """A mean over replicates.
 
-    `values` has one a seed, in the metric's unit; a diverged seed counts as the metric's floor, and has none where
-    there is no floor. `n` counts the diverged seeds too. `sd` is the sample standard deviation (n - 1), `low` and
-    `high` the ends of the 95% interval. What is not defined is None: all of them at n=0, where a seed has no value, and
-    if `is_mixed`: some seeds trained and some diverged or stayed at the floor, so that a mean would describe none;
+    `values` has one a replicate, in the metric's unit; a diverged seed counts as the metric's floor, and its replicate
+    has none where there is no floor. `n` counts these too, `num_seeds` the seeds of all replicates. `sd` is the sample
+    standard deviation (n - 1), `low` and `high` the ends of the 95% interval, of `crossed` where that is wider: it
+    takes the test items as drawn too. What is not defined is None: all of them at n=0, where a replicate has no value,
+    and if `is_mixed`: some seeds trained and some diverged or stayed at the floor, so that a mean would describe none;
     `sd` and the interval at n=1. `num_collapsed` counts seeds at the floor without the diverged ones.
     """
 
@@ -49,10 +53,12 @@ class Estimate:
     values: tuple[float, ...]
     is_mixed: bool = False
     num_collapsed: int = 0
+    num_seeds: int = 0
+    crossed: Crossed | None = None
 
     @property
     def has_all_values(self) -> bool:
-        """Whether every seed has a value."""
+        """Whether every replicate has a value."""
         return 0 < self.n == len(self.values)
 
     @property
@@ -72,9 +78,9 @@ class Estimate:
 class PairedTest:
     """A two-sided test of paired differences against a margin.
 
-    `p` is the paired t test's; where all differences are equal the t test is not defined and the permutation's
-    takes its place (1 if they equal the margin). `effect` is Hedges' g of the differences; None without spread or
-    with two seeds.
+    `p` is the paired t test's, or that over test items too where it is larger; where all differences are equal the t
+    test is not defined and the permutation's takes its place (1 if they equal the margin). `effect` is Hedges' g of the
+    differences; None without spread or with two replicates.
     """
 
     p: float
@@ -88,50 +94,73 @@ class PairedTest:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest `permutation_p` that so many seeds allow."""
+        """The smallest `permutation_p` that so many replicates allow."""
         n = len(self.shifted)
         return 2.0 ** (1 - n) if n <= MAX_EXACT else 2 / 10_000
 
 
-def estimate(values: Iterable[float], num_diverged: int, metric: Metric) -> Estimate:
+def estimate(
+    values: Iterable[float],
+    num_diverged: int,
+    metric: Metric,
+    rows: Sequence[float] | None = None,
+    num_rows: int | None = None,
+    items: Matrix | None = None,
+) -> Estimate:
     """Return the mean with its 95% interval, clipped to the metric's bounds.
 
     Args:
         values: Of the seeds that trained to the end.
         num_diverged: How many further seeds diverged; each counts as the metric's floor.
         metric: What was measured. Without a floor a diverged seed has no value, and so the whole has no mean.
+        rows: The number of each replicate that has one; by default each seed is a replicate.
+        num_rows: How many replicates there are, with those that have no number.
+        items: (replicates, test items), whose mean the replicates' numbers are; None where it is not known.
     """
     survivors = tuple(values)
-    num_collapsed = sum(map(metric.has_collapsed, survivors))
+    floors = [] if metric.floor is None else [metric.floor] * num_diverged
+    rows = (*survivors, *floors) if rows is None else tuple(rows)
+    num_seeds = len(survivors) + num_diverged
+    num_rows = num_seeds if num_rows is None else num_rows
     is_mixed = metric.is_mixed(survivors, num_diverged)
     if num_diverged and metric.floor is None:
         return Estimate(
-            n=len(survivors) + num_diverged, mean=None, sd=None, low=None, high=None, num_diverged=num_diverged,
-            values=survivors, is_mixed=True,
+            n=num_rows, mean=None, sd=None, low=None, high=None, num_diverged=num_diverged, values=rows,
+            is_mixed=True, num_seeds=num_seeds,
         )  # fmt: skip
-    everything = (*survivors, *[metric.floor or 0.0] * num_diverged)
-    clip = metric.clipped
-    return _summarise(everything, num_diverged, clip, is_mixed=is_mixed, num_collapsed=num_collapsed)
+    num_collapsed = sum(map(metric.has_collapsed, survivors))
+    found = _summarise(rows, num_diverged, metric.clipped, is_mixed=is_mixed, num_collapsed=num_collapsed, items=items)
+    return dataclasses.replace(found, num_seeds=num_seeds)
 
 
 def paired_difference(
-    values: Mapping[int, float], baseline_values: Mapping[int, float], metric: Metric, *, is_mixed: bool = False
+    values: Mapping[int, float],
+    baseline_values: Mapping[int, float],
+    metric: Metric,
+    *,
+    is_mixed: bool = False,
+    items: Matrix | None = None,
 ) -> Estimate:
-    """Return the mean difference to the baseline over the seeds that both have, clipped to what is possible.
+    """Return the mean difference to the baseline over the replicates that both have, clipped to what is possible.
 
     Args:
-        values: Of each seed, diverged ones at the metric's floor.
+        values: Of each replicate, diverged seeds at the metric's floor.
         baseline_values: The baseline's.
         metric: What was measured.
         is_mixed: Whether either side mixes success and collapse; then there is no interval.
+        items: (shared replicates, test items), the differences by item; None where they are not known.
     """
-    shared = [seed for seed in values if seed in baseline_values]
-    differences = tuple(values[seed] - baseline_values[seed] for seed in shared)
-    return _summarise(differences, 0, functools.partial(metric.clipped, is_difference=True), is_mixed=is_mixed)
+    shared = [row for row in values if row in baseline_values]
+    differences = tuple(values[row] - baseline_values[row] for row in shared)
+    clip = functools.partial(metric.clipped, is_difference=True)
+    return _summarise(differences, 0, clip, is_mixed=is_mixed, items=items)
 
 
-def paired_test(differences: Sequence[float], margin: float = 0.0) -> PairedTest | None:
-    """Test whether paired differences lie above or below a margin; None with fewer than two."""
+def paired_test(differences: Sequence[float], margin: float = 0.0, over: Crossed | None = None) -> PairedTest | None:
+    """Test whether paired differences lie above or below a margin; None with fewer than two.
+
+    `over` are the differences by replicate and item: the larger p of both counts.
+    """
     n = len(differences)
     if n < 2:
         return None
@@ -143,9 +172,22 @@ def paired_test(differences: Sequence[float], margin: float = 0.0) -> PairedTest
     if np.ptp(shifted) < rounding:
         return PairedTest(p=_permutation_p(shifted), effect=None, shifted=tuple(shifted.tolist()))
     p = 2 * float(stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n))))
+    if over is not None:
+        p = max(p, over.p(margin))
     # The correction of two values would be 0, whatever they are.
     effect = mean / sd * (1 - 3 / (4 * (n - 1) - 1)) if n > 2 else None
     return PairedTest(p=p, effect=effect, shifted=tuple(shifted.tolist()))
+
+
+def equivalence_p(difference: Estimate, margin: float) -> float | None:
+    """Return the p of a difference of `margin` or more, over replicates or over items too, whichever is larger.
+
+    None with fewer than MIN_EQUIVALENCE replicates.
+    """
+    p = rows_equivalence_p(difference.values, margin)
+    if p is None or difference.n < MIN_EQUIVALENCE:
+        return None
+    return p if difference.crossed is None else max(p, difference.crossed.equivalence_p(margin))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -190,9 +232,10 @@ def _bootstrap(values: tuple[float, ...]) -> tuple[float, float]:
 
 def _summarise(
     values: tuple[float, ...], num_diverged: int, clip: Callable[[float], float], *, is_mixed: bool,
-    num_collapsed: int = 0,
+    num_collapsed: int = 0, items: Matrix | None = None,
 ) -> Estimate:  # fmt: skip
     n = len(values)
+    over = None if is_mixed or items is None else crossed(items)
     mean = math.fsum(values) / n if n and not is_mixed else None
     sd = low = high = None
     if mean is not None and n > 1:
@@ -202,28 +245,38 @@ def _summarise(
         sd = 0.0 if is_constant else math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
         half = t_half_width(sd, n)
         low, high = _bootstrap(values) if n >= MIN_BOOTSTRAP and sd else (mean - half, mean + half)
+        if over is not None:
+            low, high = min(low, mean - over.half_width), max(high, mean + over.half_width)
         low, high = clip(low), clip(high)
     return Estimate(
         n=n, mean=mean, sd=sd, low=low, high=high, num_diverged=num_diverged, values=values, is_mixed=is_mixed,
-        num_collapsed=num_collapsed,
+        num_collapsed=num_collapsed, num_seeds=n, crossed=over,
     )  # fmt: skip
 
 
-MARKS = {"better": "▲", "worse": "▼", "not shown": ""}
+MARKS = {"better": "▲", "worse": "▼", "equivalent": "≈", "not shown": ""}
+HOLLOW = {"▲": "△", "▼": "▽"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the paired t test says of an arm against the baseline of its row.
+    """What the paired tests say of an arm against the baseline of its row.
 
-    `word` is better, worse or "not shown"; `adjusted_p` is Holm's over all verdicts of the table.
+    `word` is better, worse, equivalent or "not shown". `adjusted_p` is that of a difference, Holm's over all verdicts
+    of the table; `equivalence_p` that of equivalence, Holm's over all of the table, None without a margin or with too
+    few replicates. `qualifier` says how large a difference can be: "by less than 2.0 points", or "a difference of up to
+    3.1 points is not excluded". `doubts` are the reasons for which the mark is hollow: it may not be found again.
     """
 
     word: str
     adjusted_p: float
     test: PairedTest
+    equivalence_p: float | None = None
+    qualifier: str = ""
+    doubts: tuple[str, ...] = ()
 
     @property
     def mark(self) -> str:
-        """What the tables print behind the number."""
-        return MARKS[self.word]
+        """What the tables print behind the number; hollow where there is a doubt."""
+        mark = MARKS[self.word]
+        return HOLLOW.get(mark, mark) if self.doubts else mark

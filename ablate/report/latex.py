@@ -24,7 +24,7 @@ LATEX_SPECIALS = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "…": r"\ldots{}", "–": "--", "−": "$-$", "·": r"\textperiodcentered{}",
     "†": r"\textdagger{}",
-    "▲": r"$\uparrow$", "▼": r"$\downarrow$",
+    "▲": r"$\uparrow$", "▼": r"$\downarrow$", "△": r"$(\uparrow)$", "▽": r"$(\downarrow)$", "≈": r"$\approx$",
     "[": "{[}", "]": "{]}",
 }  # fmt: skip
 MAX_LETTERS = 14

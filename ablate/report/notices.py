@@ -53,12 +53,14 @@ def answer(declaration: Declaration, grid: Grid) -> str:
     sentences = [_arm_answer(grid, column) for column in grid.compared()]
     if grid.verdicts and all(verdict.word == "not shown" for verdict in grid.verdicts.values()):
         number = len(grid.verdicts)
-        seeds = shared_n([entry.estimate for entry in settled])
-        with_seeds = f"With {seeds} seeds a cell, no" if seeds else "No"
+        n = shared_n([entry.estimate for entry in settled])
+        with_n = f"With {n} {declaration.replicates(n)} a cell, no" if n else "No"
         sentences = [
-            f"{with_seeds} arm is shown to be better or worse than {grid.baseline}: none of the {number} paired tests "
+            f"{with_n} arm is shown to be better or worse than {grid.baseline}: none of the {number} paired tests "
             "is significant after correction, which is no proof that the arms are equal."
         ]
+    if reasons := dict.fromkeys(reason for verdict in grid.verdicts.values() for reason in verdict.doubts):
+        sentences.append(f"Perhaps, because a rerun may change it: {'; '.join(reasons)}.")
     winners = [f"{column} at {grid.phrase(row)}" if row else column for row, column in _places(grid, grid.best)]
     if winners:
         sentences.append(f"All others of the row are beaten by {listed(winners)}.")
@@ -67,7 +69,8 @@ def answer(declaration: Declaration, grid: Grid) -> str:
 
 def _arm_answer(grid: Grid, column: str) -> str:
     """For example "The arm residual is better than plain at width 64 (+5.0); neither is shown at width 16 (+0.1)."."""
-    groups: dict[str, list[str]] = {"better": [], "worse": [], "not shown": [], UNDEFINED: []}
+    words = ("better", "perhaps better", "worse", "perhaps worse")
+    groups: dict[str, list[str]] = {word: [] for word in (*words, "equivalent", "not shown", UNDEFINED)}
     for row in grid.rows:
         entry = grid.at.get((row, column))
         if entry is None or entry.difference is None or not entry.difference.values:
@@ -78,15 +81,18 @@ def _arm_answer(grid: Grid, column: str) -> str:
             if verdict is None or entry.difference.mean is None
             else f" ({entry.metric.signed(entry.difference.mean)})"
         )
-        groups[verdict.word if verdict else UNDEFINED].append(f"{grid.phrase(row) or 'all'}{number}")
-    clauses = [f"{word} than {grid.baseline} at {listed(groups[word])}" for word in ("better", "worse") if groups[word]]
+        word = UNDEFINED if verdict is None else f"perhaps {verdict.word}" if verdict.doubts else verdict.word
+        groups[word].append(f"{grid.phrase(row) or 'all'}{number}")
+    clauses = [f"{word} than {grid.baseline} at {listed(groups[word])}" for word in words if groups[word]]
+    if groups["equivalent"]:
+        clauses.append(f"equivalent to {grid.baseline} at {listed(groups['equivalent'])}")
     if groups["not shown"]:
         clauses.append(f"neither is shown at {listed(groups['not shown'])}")
     if groups[UNDEFINED]:
         clauses.append(f"nothing can be tested at {listed(groups[UNDEFINED])}, where seeds collapsed or are too few")
     if not clauses:
         return ""
-    verb = "is " if groups["better"] or groups["worse"] else ""
+    verb = "is " if any(groups[word] for word in (*words, "equivalent")) else ""
     return (
         f"The {grid.column_axis} {column} {verb}{'; '.join(clauses)}."
         if verb
@@ -163,7 +169,7 @@ def _unequal_tuning(declaration: Declaration, grid: Grid) -> list[str]:
     if fewer:
         found.append(
             f"The baseline {grid.baseline} has fewer tuned parameters than {listed(fewer)}, "
-            f"with the same {declaration.trials_per_cell} tune trials a cell."
+            f"with the same {declaration.num_tune} tune trials in each study."
         )
     allowed = {place: _max_epochs(grid.at[place].trials.cell, declaration.length) for place in dimensions}
     uneven = [row for row in grid.rows if len({n for (r, _), n in allowed.items() if r == row and n}) > 1]

@@ -59,7 +59,7 @@ def page(
     environment.filters["breakable"] = breakable
     folder = files("ablate.report")
     template = environment.from_string(folder.joinpath("page.html").read_text(encoding="utf-8"))
-    differences, tests = tables.differences_table(grid), tables.tests_table(grid)
+    differences, tests = tables.differences_table(grid), tables.tests_table(declaration, grid)
     return template.render(
         style=Markup(folder.joinpath("page.css").read_text(encoding="utf-8")),
         declaration=declaration,
@@ -76,7 +76,7 @@ def page(
         difference_caption=tables.difference_caption(declaration, grid),
         difference_note=tables.difference_notes(declaration, grid),
         tests=Markup(tables.html_table(tests, grid, "tests")) if tests else None,
-        tests_note=tables.tests_note(grid),
+        tests_note=tables.tests_note(declaration, grid),
         baseline=grid.baseline,
         quoted=quoted_rows(declaration, grid),
         quoted_note=quoted_note(declaration),
@@ -137,11 +137,11 @@ def budget(entry: Entry) -> dict[str, Any]:
     """Return what tuning a cell cost and found."""
     counts = tune_counts(entry.trials)
     records = [record for _, record in (*entry.trials.tune, *entry.trials.confirm) if record is not None]
-    winner = entry.trials.winner()
-    best = next((record for proposal, record in entry.trials.tune if record and proposal is winner), None)
+    winners = {id(winner) for winner in entry.trials.winners()}
     objective = entry.trials.objective
-    value = best.metrics.get(objective.name) if best else None
-    settings = best_settings(entry.trials) or {}
+    best = [r.metrics.get(objective.name) for p, r in entry.trials.tune if r is not None and id(p) in winners]
+    shown = ["–" if value is None else objective.text(value) for value in best]
+    settings = best_settings(entry.trials)
     return {
         "cell": ", ".join(entry.levels.values()),
         "num_tuned": len(entry.trials.cell.tuned),
@@ -151,8 +151,10 @@ def budget(entry: Entry) -> dict[str, Any]:
         "num_confirm_epochs": sum(record.num_epochs for _, record in entry.trials.confirm if record is not None),
         "device_hours": sum(record.duration_s for record in records) / 3600,
         "num_parameters": max((record.num_parameters for record in records), default=0),
-        "objective": "–" if value is None else objective.text(value),
-        "settings": [(name, value_text(value)) for name, value in settings.items()],
+        "winners": [
+            (value, [(name, value_text(setting)) for name, setting in found.items()])
+            for value, found in zip(shown, settings, strict=True)
+        ],
     }
 
 
@@ -161,7 +163,7 @@ def troubles(cells: list[CellTrials], state: str) -> Rows:
     return [
         {
             "cell": ", ".join(cell.cell.levels.values()),
-            "trial": f"{proposal.phase} {proposal.number}",
+            "trial": proposal.name,
             "epoch": record.diverged_epoch,
             "step": record.diverged_step,
             "layer": record.diverged_layer,

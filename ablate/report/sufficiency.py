@@ -24,7 +24,7 @@ from ablate.command_lines import Commands
 from ablate.metrics import Metric
 from ablate.report.entries import Entry
 from ablate.report.text import listed, value_text
-from ablate.store.declaration import CellTrials, Declaration, Proposal
+from ablate.store.declaration import CellTrials, Declaration, Proposal, StudyTrials
 
 EDGE = 0.05
 RISE = 0.02
@@ -44,10 +44,10 @@ class Doubt:
     effect: str = ""
 
 
-def doubts(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
-    """Return the signs in a cell whose tuning is complete, most serious first."""
+def doubts(declaration: Declaration, trials: StudyTrials) -> list[Doubt]:
+    """Return the signs in a study whose tuning is complete, most serious first."""
     winner = trials.winner()
-    if winner is None or len(trials.tune) < declaration.trials_per_cell:
+    if winner is None or len(trials.tune) < declaration.of(trials.cell.levels).num_tune:
         return []
     found = [*_divergence(declaration, trials), *_edges(declaration, winner), *_epochs(declaration, trials, winner)]
     return found + _trials(declaration, trials)
@@ -55,24 +55,33 @@ def doubts(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
 
 def marked(declaration: Declaration, entries: list[Entry]) -> list[Entry]:
     """Return the entries, those of doubtful cells with a mark and its reasons."""
-    return [
-        dataclasses.replace(entry, mark=f" {MARK}", doubts=tuple(doubt.text for doubt in found)) if found else entry
-        for entry, found in ((entry, doubts(declaration, entry.trials)) for entry in entries)
-    ]
+    return [_marked(declaration, entry) for entry in entries]
+
+
+def _marked(declaration: Declaration, entry: Entry) -> Entry:
+    found = [(study, each) for study in entry.trials.studies if (each := doubts(declaration, study))]
+    if not found:
+        return entry
+    num = declaration.of(entry.levels).num_studies
+    texts = [f"study {study.number + 1}: {d.text}" if num > 1 else d.text for study, each in found for d in each]
+    share = f" {len(found)}/{num}" if num > 1 else ""
+    return dataclasses.replace(entry, mark=f" {MARK}{share}", doubts=tuple(texts), num_doubted=len(found))
 
 
 def legend(declaration: Declaration, cells: list[CellTrials], commands: Commands) -> list[str]:
     """Return one line for each way to settle doubts: the cells, the reasons, the command."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for trials in cells:
-        for doubt in doubts(declaration, trials):
-            groups.setdefault((command(declaration, doubt, commands), doubt.effect), []).append(
-                f"{trials.cell.name} ({doubt.text})"
-            )
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for study in (study for trials in cells for study in trials.studies):
+        is_one = declaration.of(study.cell.levels).num_studies == 1
+        for doubt in doubts(declaration, study):
+            places = groups.setdefault((command(declaration, doubt, commands), doubt.effect), {})
+            reason = doubt.text if is_one else f"study {study.number + 1}: {doubt.text}"
+            places.setdefault(study.cell.name, []).append(reason)
     lines = []
-    for (line, effect), places in groups.items():
+    for (line, effect), found in groups.items():
         settle = f" To settle it, run: {line} ({effect})" if line else ""
-        lines.append(f"{MARK} Tuning may not have sufficed for {listed(places)}.{settle}")
+        named = [f"{name} ({'; '.join(reasons)})" for name, reasons in found.items()]
+        lines.append(f"{MARK} Tuning may not have sufficed for {listed(named)}.{settle}")
     return lines
 
 
@@ -89,7 +98,7 @@ def _is_rise(objective: Metric, before: float, after: float) -> bool:
     return objective.sign * (after - before) > RISE * objective.whole(before)
 
 
-def _divergence(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
+def _divergence(declaration: Declaration, trials: StudyTrials) -> list[Doubt]:
     diverged = sum(record is not None and record.state == "diverged" for _, record in trials.tune)
     num, has_winner = len(trials.tune), any(record and record.state == "complete" for _, record in trials.tune)
     if has_winner and diverged <= num / 2:
@@ -100,7 +109,7 @@ def _divergence(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
         text = f"{all_of_them}, so the one that lasted longest was confirmed"
     if declaration.sampler == "grid":  # Its points are its budget.
         return [Doubt(kind="divergence", text=text)]
-    return [Doubt(kind="divergence", text=text, key="budget.trials_per_cell", value=2 * num, effect=CONTINUES)]
+    return [Doubt(kind="divergence", text=text, key=declaration.tune_key, value=2 * num, effect=CONTINUES)]
 
 
 def _edges(declaration: Declaration, winner: Proposal) -> list[Doubt]:
@@ -168,7 +177,7 @@ def _widened(raw: Any, definition: dict[str, Any], side: str, moved: float) -> A
     return entry
 
 
-def _epochs(declaration: Declaration, trials: CellTrials, winner: Proposal) -> list[Doubt]:
+def _epochs(declaration: Declaration, trials: StudyTrials, winner: Proposal) -> list[Doubt]:
     record = next(record for proposal, record in trials.tune if proposal is winner)
     objective = trials.objective
     curve = record.curves.get(objective.name, []) if record and record.state == "complete" else []
@@ -188,7 +197,7 @@ def _epochs(declaration: Declaration, trials: CellTrials, winner: Proposal) -> l
     return [Doubt(kind="epochs", text=text, key=f"fixed.{length}", value=2 * len(curve), effect=RERUNS)]
 
 
-def _trials(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
+def _trials(declaration: Declaration, trials: StudyTrials) -> list[Doubt]:
     objective, num = trials.objective, len(trials.tune)
     third = num // 3
     early = [trials.value(r) for _, r in trials.tune[: num - third] if r and r.state == "complete"]
@@ -200,5 +209,5 @@ def _trials(declaration: Declaration, trials: CellTrials) -> list[Doubt]:
         return []
     text = f"the last {third} of {num} tune trials {verb} the best {objective.label.lower()}"
     text += f" by {objective.amount(best - objective.top(early))}" if early else f" to {objective.with_unit(best)}"
-    more = math.ceil(1.5 * declaration.trials_per_cell)
-    return [Doubt(kind="trials", text=text, key="budget.trials_per_cell", value=more, effect=CONTINUES)]
+    more = math.ceil(1.5 * declaration.num_tune)
+    return [Doubt(kind="trials", text=text, key=declaration.tune_key, value=more, effect=CONTINUES)]

@@ -16,13 +16,12 @@ def status(
 ) -> dict[str, Any]:
     """Return how far a sweep is and what its cells measured so far; what is not defined is None.
 
-    Numbers in percent are fractions; a diverged confirm seed counts as the metric's floor. `best_config` has the tuned
-    parameters of the best tune trial so far. `trial_keys` are the finished trials, sorted, without failed ones.
-    `beside_the_table` counts the trials of the runner-up and of the audit, which are in no other count; it is there
-    only where some were proposed; `notices` name cells that gave the same numbers; `origins`,
-    the trials by device and version of torch, only where there are several.
-    `running` are the trials that are under way, as (cell, key); every other one without
-    a record is waiting, whether it was proposed or not.
+    Numbers in percent are fractions; a diverged confirm seed counts as the metric's floor. `best_configs` have the
+    tuned parameters of the best tune trial so far of each study. `trial_keys` are the finished trials, sorted, without
+    failed ones. `beside_the_table` counts the trials of the runner-up and of the audit, which are in no other count; it
+    is there only where some were proposed; `notices` name cells that gave the same numbers; `origins`, the trials by
+    device and version of torch, only where there are several. `running` are the trials that are under way, as (cell,
+    key); every other one without a record is waiting, whether it was proposed or not.
     """
     # Statistics load scipy, which a command line that only prints its help need not wait for.
     from ablate.report.entries import entries, finished
@@ -49,7 +48,7 @@ def status(
         "cells": [
             {
                 "levels": entry.levels,
-                "best_config": best_settings(entry.trials),
+                "best_configs": best_settings(entry.trials),
                 "confirm": {
                     "n": entry.estimate.n,
                     "mean": entry.estimate.mean,
@@ -135,9 +134,9 @@ def _counts_text(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
-def best_settings(trials: CellTrials) -> dict[str, Any] | None:
-    """Return the tuned parameters of a cell's best tune trial so far; None while none has a result."""
-    winner = trials.winner()
-    if winner is None:
-        return None
-    return {name: winner.settings[name] for name in trials.cell.tuned if name in winner.settings}
+def best_settings(trials: CellTrials) -> list[dict[str, Any]]:
+    """Return the tuned parameters of the best tune trial so far of each study that has a result."""
+    return [
+        {name: winner.settings[name] for name in trials.cell.tuned if name in winner.settings}
+        for winner in trials.winners()
+    ]

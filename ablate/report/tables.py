@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 import great_tables as gt
@@ -13,7 +14,7 @@ import pandas as pd
 from ablate.command_lines import Commands
 from ablate.metrics import signed_number
 from ablate.report import appendix, sufficiency
-from ablate.report.inference import Estimate
+from ablate.report.inference import Estimate, Verdict
 from ablate.report.layout import Grid, Levels
 from ablate.report.links import Links
 from ablate.report.quoted import quoted_note, quoted_rows
@@ -27,11 +28,12 @@ from ablate.report.text import (
     p_text,
     printed_difference,
     printed_entry,
+    replicates,
     shared_n,
 )
 from ablate.store.declaration import Declaration
 
-MARKS = {"▲": "better", "▼": "worse"}
+MARKS = {"▲": "better", "▼": "worse", "△": "perhaps better", "▽": "perhaps worse", "≈": "equivalent"}
 COST_CAPTION = "Cost: device-hours of all trials · trained parameters"
 
 Text = list[list[str]]
@@ -70,16 +72,20 @@ def differences_table(grid: Grid) -> Table | None:
 def difference_caption(declaration: Declaration, grid: Grid) -> str:
     """Return the title of the table of differences."""
     n = shared_n([found for found in _differences(grid) if found.n])
-    shared = "training seeds" if n is None else "the training seed" if n == 1 else f"the n={n} training seeds"
+    name = replicates(declaration, n or 2)
+    shared = name if n is None else f"the {name}" if n == 1 else f"the n={n} {name}"
     unit = " in percentage points" if declaration.metric.unit == "percent" else ""
     return f"Difference to {grid.baseline}{unit}, over {shared} that both have"
 
 
-def tests_table(grid: Grid) -> Table | None:
+def tests_table(declaration: Declaration, grid: Grid) -> Table | None:
     """Return one row for every comparison with the baseline; None without one."""
     if not any(entry.difference is not None for entry in grid.entries):
         return None
-    header = [grid.header, grid.column_axis or "", "difference", "t test, Holm", "permutation (least possible)", "g"]
+    has_margin = any(verdict.equivalence_p is not None for verdict in grid.verdicts.values())
+    equality = ["equivalence, Holm"] if has_margin else []
+    header = [grid.header, grid.column_axis or "", "difference", "t test, Holm", *equality]
+    header += ["permutation (least possible)", "g"]
     rows = []
     for row, column in [(row, column) for row in grid.rows for column in grid.compared()]:
         entry = grid.at.get((row, column))
@@ -88,15 +94,24 @@ def tests_table(grid: Grid) -> Table | None:
         verdict = grid.verdicts.get((row, column))
         start = [Printed(values=column), printed_difference(entry.difference, entry.metric)]
         if verdict is None:
-            found = ["–", "–", "–", "seeds collapsed" if entry.difference.is_mixed else "one seed"]
+            one = f"one {declaration.replicate}"
+            found = [*["–"] * (3 + len(equality)), "seeds collapsed" if entry.difference.is_mixed else one]
             rows.append((grid.label(row), [*start, *(Printed(values=text) for text in found)]))
             continue
         test = verdict.test
         effect = "–" if test.effect is None else signed_number(test.effect)
         permutation = Printed(values=p_text(test.permutation_p), remark=p_text(test.smallest_p).lstrip("p="))
-        p, *rest = (Printed(values=text) for text in (p_text(verdict.adjusted_p), effect, verdict.word))
-        rows.append((grid.label(row), [*start, p, permutation, *rest]))
+        equal = "–" if verdict.equivalence_p is None else p_text(verdict.equivalence_p)
+        p, same, *rest = (Printed(values=text) for text in (p_text(verdict.adjusted_p), equal, effect, _said(verdict)))
+        rows.append((grid.label(row), [*start, p, *([same] if has_margin else []), permutation, *rest]))
     return Table([*header, "verdict"], rows)
+
+
+def _said(verdict: Verdict) -> str:
+    """For example "better, by less than 2.0 points", "perhaps worse", "not shown"."""
+    word = f"perhaps {verdict.word}" if verdict.doubts else verdict.word
+    joined = " " if verdict.word == "equivalent" else ", "
+    return joined.join(part for part in (word, verdict.qualifier) if part)
 
 
 def cost_table(grid: Grid) -> Table:
@@ -105,44 +120,83 @@ def cost_table(grid: Grid) -> Table:
     return Table([grid.header, *grid.columns], rows)
 
 
-def marks_note(grid: Grid) -> str:
+def marks_note(declaration: Declaration, grid: Grid) -> str:
     """Return what the marks and the bold means stand for; empty where nothing could be tested."""
     parts = []
     if grid.verdicts:
         number = f"{len(grid.verdicts)} comparisons" if len(grid.verdicts) > 1 else "one comparison"
         parts.append(
-            f"▲ better, ▼ worse than {grid.baseline}: paired t test over shared seeds, Holm-adjusted over the table's "
-            f"{number}, at 5%; without a mark neither is shown. Every interval stands on its own, unadjusted: one of a "
-            "difference that excludes 0 may carry no mark."
+            f"▲ better, ▼ worse than {grid.baseline}: paired t test over shared {declaration.replicates(2)}, "
+            f"Holm-adjusted over the table's {number}, at 5%; without a mark neither is shown. Every interval stands "
+            "on its own, unadjusted: one of a difference that excludes 0 may carry no mark."
         )
+        margin = declaration.report.get("margin")
+        if margin is not None:
+            late = ", a margin written after the first trial" if declaration.is_late_margin else ""
+            parts.append(
+                f"≈ equivalent: the difference is less than {declaration.metric.amount(margin)}{late} (two one-sided "
+                "tests, Holm-adjusted by themselves, at 5%). An error of either kind stays under 10%."
+            )
+        parts += _hollow_note(grid)
     if len(grid.columns) > 1:
         some = "Bold beats" if grid.best else "No entry is bold, as none beats"
         parts.append(f"{some} every other entry of its row (Holm over all pairs of all rows, at 5%).")
     return " ".join(parts)
 
 
+def _hollow_note(grid: Grid) -> list[str]:
+    reasons = Counter(reason for verdict in grid.verdicts.values() for reason in verdict.doubts)
+    if not reasons:
+        return []
+    listing = "; ".join(f"{reason} ({count} mark{'s' * (count > 1)})" for reason, count in reasons.items())
+    return [f"△ ▽ are hollow: they may not be found again by a rerun. Why: {listing}."]
+
+
+def replicate_note(declaration: Declaration) -> str:
+    """Return what a replicate is, and what the marks compare."""
+    tune, seeds, num = declaration.num_tune, declaration.num_seeds, declaration.num_studies
+    if not declaration.is_tuned:
+        return "Nothing is tuned: fixed configurations are compared, and a replicate is one training seed."
+    if declaration.replicate == "seed":
+        return (
+            "A replicate is one training seed of the configuration that one search found. The marks compare these "
+            "configurations, not the methods; a rerun may change them."
+        )
+    same = {"qmc": " (the same points in all cells)", "auto": " (the first two thirds the same points in all cells)"}
+    trainings = "one training" if seeds == 1 else f"{seeds} trainings"
+    return (
+        f"A replicate is one study: {tune} tune trials{same.get(declaration.sampler, '')}, then {trainings} of the "
+        f"best; {num} studies a cell."
+    )
+
+
 def notes(declaration: Declaration, grid: Grid) -> str:
     """Return the note under the table of entries."""
     estimates = [entry.estimate for entry in grid.entries]
-    parts = [interval_note(declaration, estimates), floor_note(declaration, estimates), marks_note(grid)]
-    return " ".join(part for part in parts if part)
+    parts = [replicate_note(declaration), interval_note(declaration, estimates), floor_note(declaration, estimates)]
+    return " ".join(part for part in [*parts, marks_note(declaration, grid)] if part)
 
 
 def difference_notes(declaration: Declaration, grid: Grid) -> str:
     """Return the note under the table of differences."""
-    verdicts = marks_note(grid).partition(" Bold")[0].partition(" No entry")[0] if grid.verdicts else ""
-    return f"{interval_note(declaration, _differences(grid))} {verdicts}".strip()
+    marks = marks_note(declaration, grid).partition(" Bold")[0].partition(" No entry")[0] if grid.verdicts else ""
+    return f"{interval_note(declaration, _differences(grid))} {marks}".strip()
 
 
-def tests_note(grid: Grid) -> str:
+def tests_note(declaration: Declaration, grid: Grid) -> str:
     """Return what the columns of the table of tests are, and how often one looked."""
-    words = [verdict.word for verdict in grid.verdicts.values()]
-    counts = listed([f"{words.count(word)} {word}" for word in ("better", "worse", "not shown") if word in words])
+    words = Counter(f"perhaps {each.word}" if each.doubts else each.word for each in grid.verdicts.values())
+    order = ("better", "perhaps better", "worse", "perhaps worse", "equivalent", "not shown")
+    counts = listed([f"{words[word]} {word}" for word in order if words[word]])
+    name = declaration.replicates(2)
+    with_items = {each.crossed is not None for each in _differences(grid) if each.low is not None}
+    over = {frozenset([True]): f", over {name} and over test items too, whichever says less"}.get(
+        frozenset(with_items), ""
+    )
     return (
-        f"{counts + '. ' if counts else ''}The verdict follows from the paired t test, adjusted for all comparisons of "
-        "the table; the permutation of signs assumes less and is not adjusted: in brackets the smallest p that so many "
-        "seeds allow. g: mean over standard deviation of the differences (Hedges). Neither test covers the choice of "
-        "the sample of test items nor the luck of tuning."
+        f"{counts + '. ' if counts else ''}The verdict follows from the paired t test{over}, adjusted for all "
+        "comparisons of the table; the permutation of signs assumes less and is not adjusted: in brackets the smallest "
+        f"p that so many {name} allow. g: mean over standard deviation of the differences (Hedges)."
     )
 
 
@@ -160,9 +214,9 @@ def markdown(
     if differences:
         parts.append(f"**{difference_caption(declaration, grid)}**")
         parts += [markdown_table(differences.text), difference_notes(declaration, grid)]
-    tests = tests_table(grid)
+    tests = tests_table(declaration, grid)
     if tests:
-        parts += [f"**Tests against {grid.baseline}**", markdown_table(tests.text), tests_note(grid)]
+        parts += [f"**Tests against {grid.baseline}**", markdown_table(tests.text), tests_note(declaration, grid)]
     quoted = quoted_rows(declaration, grid)
     if quoted:
         parts += ["**Published beside measured**", markdown_table(quoted), quoted_note(declaration)]
@@ -199,7 +253,11 @@ def html_table(printed: Table, grid: Grid, name: str, links: Links | None = None
 
 def _html_entry(cell: Printed) -> str:
     tag = "b" if cell.is_best else "span"
-    arrow = f' <span class="{MARKS[cell.mark]}" title="{MARKS[cell.mark]}">{cell.mark}</span>' if cell.mark else ""
+    arrow = (
+        f' <span class="{MARKS[cell.mark].split()[-1]}" title="{MARKS[cell.mark]}">{cell.mark}</span>'
+        if cell.mark
+        else ""
+    )
     mean = f'<{tag} class="mean">{html.escape(cell.number or cell.values)}</{tag}>'
     return f'{mean}{arrow} <span class="interval">{html.escape(cell.note + cell.doubt)}</span>'
 

@@ -18,7 +18,7 @@ from ablate.store.declaration import Declaration
 class Printed:
     """What a table shows for a cell, for whoever prints it.
 
-    `number` is a mean; where there is none, `values` are the single seeds or a word. `interval` stands in square
+    `number` is a mean; where there is none, `values` are the single replicates or a word. `interval` stands in square
     brackets, `remark` in round ones. `doubt` says that tuning may not have sufficed, `mark` is a verdict's, and what
     `is_best` is bold.
     """
@@ -50,16 +50,16 @@ def printed_entry(entry: Entry | None, *, show_n: bool = False) -> Printed:
         return Printed(values="–")
     found, shown = entry.estimate, entry.metric.text
     if entry.num_waiting > 0:
-        return Printed(values="…", remark=f"{found.n}/{entry.num_seeds} seeds")
+        return Printed(values="…", remark=f"{found.n}/{entry.num_rows} {entry.replicates}")
     if not found.n:
-        return Printed(values="failed", remark=f"{entry.num_failed}/{entry.num_seeds} seeds")
+        return Printed(values="failed", remark=f"{entry.num_failed}/{entry.num_rows} {entry.replicates}")
     failed = f", {entry.num_failed} failed" if entry.num_failed else ""
     if found.is_mixed or found.mean is None:
         seeds = ", ".join(shown(value) for value in sorted(found.values)) or "–"
         return Printed(values=seeds, remark=f"{_collapse_text(found, entry.metric)}{failed}")
     number = shown(found.mean)
     if found.num_diverged:
-        return Printed(number=number, remark=f"{found.num_diverged}/{found.n} diverged{failed}")
+        return Printed(number=number, remark=f"{found.num_diverged}/{found.num_seeds} diverged{failed}")
     if found.low is None or found.high is None:
         return Printed(number=number, remark=f"n=1, no interval{failed}")
     n = f"n={found.n}{failed}" if show_n or failed else ""
@@ -131,15 +131,30 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
     kinds = {each.is_bootstrap for each in found if each.low is not None and each.sd}
     drawn = f" ({task.drawn})" if task is not None and task.drawn else ""
     kind = "bootstrap (BCa) " if kinds == {True} else "t " if kinds != {True, False} else ""
-    which = f", t with fewer than {MIN_BOOTSTRAP} seeds and bootstrap (BCa) from {MIN_BOOTSTRAP} on" if not kind else ""
-    text = (
-        f"[low, high]: 95% {kind}intervals over training seeds{drawn}{which}: they do "
-        f"not cover the choice of the {LONG.get(split, split)} sample{items} nor the luck of tuning."
+    name = declaration.replicates(2)
+    which = (
+        f", t with fewer than {MIN_BOOTSTRAP} {name} and bootstrap (BCa) from {MIN_BOOTSTRAP} on" if not kind else ""
     )
+    over = f"training seeds{drawn}" if declaration.replicate == "seed" else "studies"
+    sample = f"the choice of the {LONG.get(split, split)} sample{items}"
+    with_items = {each.crossed is not None for each in found if each.low is not None}
+    if declaration.replicate == "study":
+        missed = ["the split", "the ranges that are searched", "the data set"]
+        text = f"[low, high]: 95% {kind}intervals over {over}{which}: they cover tuning and training"
+    else:
+        missed = ["the luck of tuning"] if declaration.is_tuned else ["other settings"]
+        text = f"[low, high]: 95% {kind}intervals over {over}{which}: they cover training"
+    if with_items == {True}:
+        text += f", and {sample}"
+    else:
+        missed = [sample, *missed]
+        if with_items == {True, False}:
+            text += ", some of them the choice of the sample too"
+    text += f"; they do not cover {' nor '.join(missed)}."
     if any(each.low is not None and each.sd == 0 for each in found):
-        text += " An interval of no width: all seeds gave the same value, which says nothing about others."
+        text += f" An interval of no width: all {name} gave the same value, which says nothing about others."
     if any(each.is_mixed for each in found):
-        text += " Where some seeds train and some collapse, every seed is listed and no interval is defined."
+        text += " Where some seeds train and some collapse, every one is listed and no interval is defined."
     return text
 
 
@@ -159,14 +174,21 @@ def floor_note(declaration: Declaration, estimates: Iterable[Estimate]) -> str:
 def caption(declaration: Declaration, entries: list[Entry]) -> str:
     """Return the table's title, with n where all entries share it."""
     n = shared_n([entry.estimate for entry in entries if entry.is_settled])
-    over = f"n={n} training seeds" if n is not None else "training seeds"
+    name = replicates(declaration, 2)
+    over = f"n={n} {name}" if n is not None else name
     metric = declaration.metric
     what = f"{metric.label} in percent" if metric.unit == "percent" else metric.label
-    return f"{what}, mean over {over}" if n != 1 else f"{what}, one training seed"
+    return f"{what}, mean over {over}" if n != 1 else f"{what}, one {replicates(declaration, 1)}"
+
+
+def replicates(declaration: Declaration, number: int) -> str:
+    """Return what is repeated: "studies" or "training seeds"."""
+    name = declaration.replicates(number)
+    return f"training {name}" if declaration.replicate == "seed" else name
 
 
 def shared_n(estimates: list[Estimate]) -> int | None:
-    """Return the number of seeds that every estimate has, None if they differ."""
+    """Return the number of replicates that every estimate has, None if they differ."""
     numbers = {found.n for found in estimates}
     return numbers.pop() if len(numbers) == 1 else None
 
@@ -185,7 +207,7 @@ def listed(names: list[str]) -> str:
 
 def _collapse_text(found: Estimate, metric: Metric) -> str:
     """For example "1/3 diverged", "1/3 diverged, 1 at the floor"."""
-    parts = [f"{found.num_diverged}/{found.n} diverged"] if found.num_diverged else []
+    parts = [f"{found.num_diverged}/{found.num_seeds} diverged"] if found.num_diverged else []
     if found.num_collapsed:
-        parts.append(f"{found.num_collapsed}{'' if parts else f'/{found.n}'} at {metric.floor_name}")
+        parts.append(f"{found.num_collapsed}{'' if parts else f'/{found.num_seeds}'} at {metric.floor_name}")
     return ", ".join(parts)

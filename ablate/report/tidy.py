@@ -20,7 +20,8 @@ from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Prop
 from ablate.store.record import TrialRecord
 
 NULLABLE_INTEGERS = ("diverged_epoch", "diverged_step")
-NUMBERS = ("mean", "sd", "low", "high", "delta", "delta_low", "delta_high", "adjusted_p", "permutation_p", "g")
+NUMBERS = ("mean", "sd", "low", "high", "delta", "delta_low", "delta_high", "adjusted_p", "equivalence_p",
+           "permutation_p", "g")  # fmt: skip
 """Columns of `cells` that are numbers also where none of them is defined."""
 
 
@@ -45,16 +46,18 @@ def trials(declaration: Declaration, cells: list[CellTrials]) -> pd.DataFrame:
     return frame
 
 
-def cells(grid: Grid) -> pd.DataFrame:
+def cells(declaration: Declaration, grid: Grid) -> pd.DataFrame:
     """Return one row a cell. Metrics in percent are fractions; what is not defined is empty.
 
-    `entry` is what the table prints without bold and marks, always with n. `mark` is † where the tuning may not have
-    sufficed, and `doubts` says why. Where some seeds trained and some collapsed there is no mean; `num_collapsed`
-    counts those at the floor. `is_best`: whether the entry beats every other one of its row. `verdict` (better,
-    worse, not shown, seeds collapsed) is against the baseline, with the p that decides it, `adjusted_p` (t test, Holm
-    over the table), beside `permutation_p` (not adjusted) and the effect size `g` of the differences.
+    `n` counts the replicates, which `replicate` names, `num_seeds` their confirm seeds. `entry` is what the table
+    prints without bold and marks, always with n. `mark` is † where the tuning may not have sufficed, and `doubts` says
+    why. Where some seeds trained and some collapsed there is no mean; `num_collapsed` counts those at the floor.
+    `is_best`: whether the entry beats every other one of its row. `verdict` (better, worse, equivalent, not shown,
+    seeds collapsed) is against the baseline, `verdict_size` says how large the difference can be, and `verdict_doubts`
+    why a rerun may change it. It comes with the p that decides it, `adjusted_p` (t test, Holm over the table), beside
+    `permutation_p` (not adjusted) and the effect size `g` of the differences.
     """
-    frame = pd.DataFrame([_cell_row(grid, place) for place in grid.at])
+    frame = pd.DataFrame([_cell_row(declaration, grid, place) for place in grid.at])
     return frame.astype({name: float for name in NUMBERS if name in frame.columns})
 
 
@@ -90,6 +93,7 @@ def provenance(record: TrialRecord) -> dict[str, str]:
 def _trial_row(cell: DeclaredCell, proposal: Proposal, record: TrialRecord) -> dict[str, Any]:
     return {
         **cell.levels,
+        "study": proposal.study + 1,
         "phase": proposal.phase,
         "number": proposal.number,
         "seed": record.seed,
@@ -111,14 +115,15 @@ def _trial_row(cell: DeclaredCell, proposal: Proposal, record: TrialRecord) -> d
     }
 
 
-def _cell_row(grid: Grid, place: Place) -> dict[str, Any]:
+def _cell_row(declaration: Declaration, grid: Grid, place: Place) -> dict[str, Any]:
     entry = grid.at[place]
     found, counts = entry.estimate, tune_counts(entry.trials)
     records = [record for _, record in (*entry.trials.tune, *entry.trials.confirm) if record is not None]
     row: dict[str, Any] = {**entry.levels, "entry": entry_text(entry, show_n=True)}
     row |= {"mark": entry.mark.strip(), "doubts": redact("; ".join(entry.doubts))}
     row["is_best"] = place in grid.best if entry.is_settled and len(grid.columns) > 1 else None
-    row["n"] = found.n
+    declared = declaration.of(entry.levels)
+    row |= {"n": found.n, "replicate": declared.replicate, "num_seeds": found.num_seeds}
     row |= {name: _measured(getattr(found, name)) for name in ("mean", "sd", "low", "high")}
     row |= {"num_diverged": found.num_diverged, "num_collapsed": found.num_collapsed, "num_failed": entry.num_failed}
     for name in ("mean", "low", "high"):
@@ -126,11 +131,15 @@ def _cell_row(grid: Grid, place: Place) -> dict[str, Any]:
     verdict = grid.verdicts.get(place)
     is_collapsed = entry.difference is not None and entry.difference.is_mixed
     row["verdict"] = verdict.word if verdict else "seeds collapsed" if is_collapsed else None
+    row["verdict_size"] = verdict.qualifier or None if verdict else None
+    row["verdict_doubts"] = "; ".join(verdict.doubts) or None if verdict else None
+    row["equivalence_p"] = verdict.equivalence_p if verdict else None
     row["adjusted_p"] = verdict.adjusted_p if verdict else None
     row["permutation_p"] = verdict.test.permutation_p if verdict else None
     row["g"] = _measured(verdict.test.effect) if verdict else None
     best = best_settings(entry.trials)
-    row["best_settings"] = None if best is None else redact(json.dumps(best, sort_keys=True))
+    one = len(best) == 1 and declared.num_studies == 1
+    row["best_settings"] = redact(json.dumps(best[0] if one else best, sort_keys=True)) if best else None
     row |= {f"num_tune_{state}": counts[state] for state in ("complete", "pruned", "diverged", "failed")}
     row["num_epochs"] = sum(record.num_epochs for record in records)
     row["device_hours"] = sum(record.duration_s for record in records) / 3600

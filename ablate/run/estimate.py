@@ -63,7 +63,7 @@ def estimate(plan: Plan, *, jobs: int, device: str, with_probe: bool) -> dict[st
     if probes and len(probes) == len(plan.cells):
         trial_s = [cell.max_epochs * probe["epoch_s"] for cell, probe in zip(plan.cells, probes, strict=True)]
         extra = declaration.audit + declaration.num_seeds * declaration.runner_up
-        each = declaration.trials_per_cell + declaration.num_seeds + extra
+        each = declaration.num_studies * (declaration.num_tune + declaration.num_seeds + extra)
         left = [each - finished.get(cell.key, 0) for cell in plan.cells]
         content["time"] = {
             "device_s": each * sum(trial_s),
@@ -76,7 +76,7 @@ def estimate(plan: Plan, *, jobs: int, device: str, with_probe: bool) -> dict[st
         state_mib = [probe["state_mib"] for probe in probes]
         content["disk_mib"] += jobs * max(state_mib)
         if plan.spec.confirm.keep_weights:
-            content["disk_mib"] += declaration.num_seeds * sum(state_mib)
+            content["disk_mib"] += declaration.num_studies * declaration.num_seeds * sum(state_mib)
     return content
 
 
@@ -85,8 +85,8 @@ def _num_finished(trials: CellTrials) -> int:
 
 
 def _elapsed_s(plan: Plan, trial_s: list[float], num_trials: list[int], jobs: int) -> float:
-    """Return how long so many trials of each cell take: a cell tunes at most a batch at a time, then confirms."""
-    rounds = math.ceil(plan.declaration.trials_per_cell / plan.spec.budget.batch) + 1
+    """Return how long so many trials of each cell take: a study tunes at most a batch at a time, then confirms."""
+    rounds = math.ceil(plan.declaration.num_tune / plan.spec.budget.batch) + 1
     longest = max(s * min(num, rounds) for s, num in zip(trial_s, num_trials, strict=True))
     return max(longest, sum(s * num for s, num in zip(trial_s, num_trials, strict=True)) / jobs)
 
@@ -119,10 +119,10 @@ def _startup(plan: Plan) -> dict[str, str]:
     from ablate.search.pruning import first_rung, startup_trials
 
     budget = plan.spec.budget
-    num = min(startup_trials(budget.trials_per_cell), budget.trials_per_cell)
+    num = min(startup_trials(plan.declaration.num_tune), plan.declaration.num_tune)
     epochs = max(cell.max_epochs for cell in plan.cells)
     sampler = {
-        "tpe": f"the first {num} trials of a cell are drawn at random, {budget.trials_per_cell - num} are guided",
+        "tpe": f"the first {num} trials of a cell are drawn at random, {plan.declaration.num_tune - num} are guided",
         "random": "all trials are drawn at random",
         "qmc": "a scrambled Sobol' sequence, the same on every run",
         "grid": "every point once",
@@ -137,22 +137,23 @@ def _startup(plan: Plan) -> dict[str, str]:
 
 
 def _power(plan: Plan, cells: list[CellTrials]) -> dict[str, Any]:
-    report, n = plan.spec.report, plan.spec.confirm.seeds
+    report, n, replicate = plan.spec.report, plan.declaration.num_replicates, plan.declaration.replicate
+    name = {"study": "studies", "seed": "confirm seeds"}[replicate]
     columns, baseline = report.columns, report.baseline
     others = len([cell for cell in plan.cells if columns and cell.levels[columns] != baseline]) if baseline else 0
     once, all_ = detectable_sd(n), detectable_sd(n, others)
-    found: dict[str, Any] = {"num_seeds": n, "num_comparisons": others, "detectable_sd": once,
-                             "detectable_sd_corrected": all_, "paired_sd": None}  # fmt: skip
+    found: dict[str, Any] = {"num_replicates": n, "replicate": replicate, "num_comparisons": others,
+                             "detectable_sd": once, "detectable_sd_corrected": all_, "paired_sd": None}  # fmt: skip
     if not others:
         found["lines"] = ["verdicts: none, as the report has no baseline to compare with"]
         return found
     metric = plan.declaration.metric
     flips = seeds_for_sign_flips(others)
     if once is None or all_ is None:
-        found["lines"] = [f"verdicts: not possible with {n} confirm seeds; a paired t test needs 2"]
+        found["lines"] = [f"verdicts: not possible with {n} {name}; a paired t test needs 2"]
         return found
     text = (
-        f"verdicts: possible from 2 confirm seeds on by the paired t test, from {flips} by sign flips alone "
+        f"verdicts: possible from 2 {name} on by the paired t test, from {flips} by sign flips alone "
         f"({others} comparison{'s' * (others > 1)} with the baseline)"
     )
     sd = found["paired_sd"] = _known_sd(plan, cells)
@@ -162,7 +163,7 @@ def _power(plan: Plan, cells: list[CellTrials]) -> dict[str, Any]:
             f", that is {metric.text(sd * once)} ({metric.text(sd * all_)}){metric.points} at the "
             f"{metric.text(sd)}{metric.points} found so far"
         )
-    found["lines"] = [text, f"smallest difference that {n} seeds detect with a power of 80%: {size}"]
+    found["lines"] = [text, f"smallest difference that {n} {name.split()[-1]} detect with a power of 80%: {size}"]
     return found
 
 
@@ -172,12 +173,17 @@ def _known_sd(plan: Plan, cells: list[CellTrials]) -> float | None:
     if columns is None:
         return None
     metric = plan.spec.report.metric
-    values = {tuple(trials.cell.levels.items()): {r.seed: r.metrics[metric] for _, r in trials.confirm
-              if r is not None and r.state == "complete" and metric in r.metrics} for trials in cells}  # fmt: skip
+    values: dict[tuple[tuple[str, str], ...], dict[int, float]] = {}
+    for trials in cells:
+        rows: dict[int, list[float]] = {}
+        for proposal, record in trials.confirm:
+            if record is not None and record.state == "complete" and metric in record.metrics:
+                rows.setdefault(plan.declaration.row(proposal), []).append(record.metrics[metric])
+        values[tuple(trials.cell.levels.items())] = {row: math.fsum(found) / len(found) for row, found in rows.items()}
     found = []
     for levels, own in values.items():
         base = values.get(tuple((axis, str(baseline) if axis == columns else level) for axis, level in levels), {})
-        sd = paired_sd([(own[seed], base[seed]) for seed in own.keys() & base.keys()])
+        sd = paired_sd([(own[row], base[row]) for row in own.keys() & base.keys()])
         if sd is not None and dict(levels)[columns] != baseline:
             found.append(sd)
     return sorted(found)[len(found) // 2] if found else None

@@ -19,12 +19,16 @@ from ablate.places import Place, local_view
 from ablate.run.capacity import Node, num_fitting
 from ablate.store.declaration import Declaration, DeclaredCell, SweepFolder, public_file
 from ablate.sweepfile.cells import Cell, build_cells, with_known_keys
-from ablate.sweepfile.claims import frozen_claims
+from ablate.sweepfile.claims import frozen_claims, is_late_margin
 from ablate.sweepfile.feasibility import examples, origin
+from ablate.sweepfile.grid_points import num_points
 from ablate.sweepfile.positions import Findings
 from ablate.sweepfile.spec import SweepSpec, load_spec, resolved_yaml
 from ablate.tasks.base import Prepared, Task
 from ablate.tasks.parameters import ConfigError
+
+FEW_TRIALS = 5
+"""Studies of fewer tune trials are told about."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Plan:
         return {
             "sweep": declaration.sweep,
             "trials": declaration.num_trials,
-            "tune_trials_per_cell": declaration.trials_per_cell,
+            "studies": declaration.num_studies,
+            "tune_trials": declaration.num_tune,
             "confirm_seeds": declaration.num_seeds,
             "cells": [{"levels": cell.levels, "tuned": cell.tuned} for cell in declaration.cells],
             "data": declaration.data,
@@ -77,8 +82,7 @@ class Plan:
         return [
             f"{declaration.sweep}: {printable(declaration.question) or '(no question written)'}",
             f"{f'{axes} = {len(declaration.cells)} cells, each' if axes else '1 cell with'} "
-            f"{declaration.trials_per_cell} tune trials and "
-            f"{declaration.num_seeds} confirm seeds: {declaration.num_trials} trials",
+            f"{_budget_text(declaration)}: {declaration.num_trials} trials",
             *([f"data: {declaration.data_line}{floor}"] if declaration.data_line or floor else []),
             *(f"warning: {warning}" for warning in self.warnings()),
         ]
@@ -89,7 +93,31 @@ class Plan:
 
     def warnings(self) -> list[str]:
         """Return what the author should know before the first trial: too little data, cells not treated alike."""
-        return [*self.declaration.notices, *self._alike(), *self._uneven_epochs(), *self._uneven_dimensions()]
+        return [
+            *self.declaration.notices,
+            *self._small_studies(),
+            *self._few_points(),
+            *self._alike(),
+            *self._uneven_epochs(),
+            *self._uneven_dimensions(),
+        ]
+
+    def _small_studies(self) -> list[str]:
+        budget = self.spec.budget
+        if budget.trials is None or budget.trials >= FEW_TRIALS or not self.spec.tune:
+            return []
+        line = self.spec.positions.value(budget.key).line
+        where = f"{self.spec.path}:{line}: " if line is not None else ""
+        return [
+            f"{where}trials is {budget.trials}: a study of fewer than {FEW_TRIALS} tune trials often finds nothing "
+            "that trains, and a few such studies make a cell's numbers fall into two groups"
+        ]
+
+    def _few_points(self) -> list[str]:
+        asked, num = self.spec.budget.num_tune, self.declaration.num_tune
+        return [f"no cell has more than {num} points to try: each study has {num} tune trials instead of {asked}"] * (
+            num < asked
+        )
 
     def _alike(self) -> list[str]:
         """Name the cells whose trials do the same: what differs between them has no effect."""
@@ -261,7 +289,7 @@ def _declaration(
             )
             for cell in cells
         ],
-        trials_per_cell=spec.budget.trials_per_cell,
+        num_tune=_num_tune(spec, cells),
         num_seeds=spec.confirm.seeds,
         sampler=spec.budget.sampler,
         pruner=spec.budget.pruner,
@@ -284,7 +312,26 @@ def _declaration(
         design=spec.design,
         components={arm: list(on) for arm, on in spec.components.items()},
         claims=frozen_claims(spec, cells, folder),
+        num_studies=spec.budget.num_studies,
+        tune_key=".".join(spec.budget.key),
+        is_late_margin=is_late_margin(spec, cells, folder),
     )
+
+
+def _num_tune(spec: SweepSpec, cells: Sequence[Cell]) -> int:
+    """Return the tune trials of a study; no more than a cell has points, the same for all cells."""
+    asked = spec.budget.num_tune
+    if spec.budget.trials is None:
+        return asked
+    points = [num_points(cell.space) for cell in cells]
+    return min(asked, max(num or asked for num in points))
+
+
+def _budget_text(declaration: Declaration) -> str:
+    """For example "5 studies of 6 tune trials and 1 confirm seed"."""
+    tune, seeds = declaration.num_tune, declaration.num_seeds
+    trials = f"{tune} tune trial{'s' * (tune != 1)} and {seeds} confirm seed{'s' * (seeds != 1)}"
+    return f"{declaration.num_studies} studies of {trials}" if declaration.num_studies > 1 else trials
 
 
 def _plain(content: Any) -> Any:

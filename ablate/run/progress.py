@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ablate.errors import printable
 from ablate.metrics import Metric
-from ablate.run.schedule import CellRun, Schedule
+from ablate.run.schedule import Schedule, StudyRun
 from ablate.signals import drop_dead_outputs
 from ablate.store.declaration import Declaration, DeclaredCell, Proposal
 from ablate.store.record import TrialRecord
@@ -57,7 +57,7 @@ class Progress:
             done, planned = self.schedule.num_finished(), self.schedule.declaration.num_trials
             outcome = _outcome(self.schedule.declaration, record)
             outcome = outcome if is_new else f"{outcome} in the ledger already"
-            line = f"[{done}/{planned}] {cell.name} {proposal.phase} {proposal.number}: {outcome}"
+            line = f"[{done}/{planned}] {cell.name} {proposal.name}: {outcome}"
             with _on_whatever_is_left():
                 self.console.print(
                     f"{printable(line)}{self._left_text()}", markup=False, highlight=False, soft_wrap=True
@@ -68,9 +68,9 @@ class Progress:
         if self.schedule is None or self.work_done <= 0:
             return None
         left = 0.0
-        for run in self.schedule.cells:
+        for run in self.schedule.studies:
             declaration = self.schedule.declaration
-            missing = declaration.trials_per_cell + declaration.num_seeds - len(run.records)
+            missing = declaration.num_tune + declaration.num_seeds - len(run.records)
             left += max(0, missing) * run.cell.task.work(run.declared.settings)
         return left * self.busy_s / self.work_done / self.jobs
 
@@ -87,8 +87,10 @@ class Progress:
             table.add_column(axis)
         for name in ("tune", "confirm", "pruned", "diverged", "failed", "best val"):
             table.add_column(name, justify="right")
-        for run in self.schedule.cells:
-            table.add_row(*_cell_row(run, declaration.trials_per_cell, declaration.num_seeds))
+        num = declaration.num_studies
+        for first in range(0, len(self.schedule.studies), num):
+            studies = self.schedule.studies[first : first + num]
+            table.add_row(*_cell_row(studies, num * declaration.num_tune, num * declaration.num_seeds))
         done = self.schedule.num_finished()
         elapsed = duration_text(time.monotonic() - self.started)
         text = Text(
@@ -106,15 +108,15 @@ def _on_whatever_is_left() -> Iterator[None]:
         drop_dead_outputs()
 
 
-def _cell_row(run: CellRun, num_tune: int, num_confirm: int) -> list[str]:
-    records = [run.records[p.key] for p in run.tune.values() if p.key in run.records]
-    confirmed = [run.records[p.key] for p in run.confirm.values() if p.key in run.records]
+def _cell_row(studies: Sequence[StudyRun], num_tune: int, num_confirm: int) -> list[str]:
+    records = [run.records[p.key] for run in studies for p in run.tune.values() if p.key in run.records]
+    confirmed = [run.records[p.key] for run in studies for p in run.confirm.values() if p.key in run.records]
     counts = [sum(r.state == state for r in [*records, *confirmed]) for state in ("pruned", "diverged", "failed")]
-    objective = run.search.objective
+    objective = studies[0].search.objective
     values = [r.metrics[objective.name] for r in records if r.state == "complete"]
-    mark = "*" if run.running else ""
+    mark = "*" if any(run.running for run in studies) else ""
     return [
-        *run.declared.levels.values(),
+        *studies[0].declared.levels.values(),
         f"{len(records)}/{num_tune}{mark if len(records) < num_tune else ''}",
         f"{len(confirmed)}/{num_confirm}{mark if len(records) == num_tune else ''}",
         *(str(count) if count else "·" for count in counts),

@@ -21,8 +21,9 @@ from ablate.run.launch.tuner import Resources, run_schedule
 from ablate.run.origins import foreign_lines
 from ablate.run.plan import Plan
 from ablate.run.progress import Progress
-from ablate.run.schedule import CellRun, Schedule
+from ablate.run.schedule import Schedule, StudyRun
 from ablate.search.cell_search import CellSearch, new_storage
+from ablate.seeds import study_seed
 from ablate.storage import cause, locked, write_atomically
 from ablate.store.declaration import DeclaredCell, Proposal
 from ablate.store.ledger import Ledger
@@ -75,7 +76,7 @@ def run_plan(
         progress = Progress(console, jobs or 1)
         _tell_views(plan.out, console)
 
-        schedule = Schedule(plan.declaration, cell_runs(plan), plan.folder, Ledger(plan.out), plan.spec.budget.batch)
+        schedule = Schedule(plan.declaration, study_runs(plan), plan.folder, Ledger(plan.out), plan.spec.budget.batch)
 
         def listen(cell: DeclaredCell, proposal: Proposal, record: TrialRecord, is_new: bool) -> None:
             progress.finished(cell, proposal, record, is_new)
@@ -85,17 +86,17 @@ def run_plan(
                 reused.append(record)
             mirror.finished(cell, proposal, record)
             if proposal.phase == "confirm":
-                mirror.summary(None, [run.trials() for run in schedule.cells if run.cell.key == proposal.cell])
+                mirror.summary(None, [schedule.cell(proposal.cell)])
 
         progress.schedule = schedule
         schedule.listener = listen
-        mirror.replay([run.trials() for run in schedule.cells])
+        mirror.replay(schedule.cells())
         if schedule.restored:
             console.print(f"{schedule.restored} of {plan.declaration.num_trials} trials are in the ledger already")
         if num := schedule.num_of_other_code:
             console.print(f"note: the code has changed: {num} trials of what it was do not count", highlight=False)
         reused: list[TrialRecord] = []
-        known = [r for run in schedule.cells for r in [*run.records.values(), *run.extra_records.values()]]
+        known = [r for run in schedule.studies for r in [*run.records.values(), *run.extra_records.values()]]
         _announce(plan.spec.task, known, device if address == "local" else None, console)
 
         def started(num_nodes: int, jobs: int) -> None:
@@ -113,18 +114,18 @@ def run_plan(
             raise
         _announce(plan.spec.task, reused, device if address == "local" else None, console)
         is_out_of_time = not schedule.is_finished() and time.monotonic() >= deadline
-        cells = [run.trials() for run in schedule.cells]
+        cells = schedule.cells()
         mirror.settle(timeout_s=30)  # The report's entries link to the runs of their cells.
         mirror.summary(write_report(), cells)
         not_mirrored = mirror.missed_line(mirror.close(timeout_s=60))
-        records = [record for run in schedule.cells for record in run.records.values()]
-        extra = [record for run in schedule.cells for record in run.extra_records.values()]
+        records = [record for run in schedule.studies for record in run.records.values()]
+        extra = [record for run in schedule.studies for record in run.extra_records.values()]
         failed = [record for record in [*records, *extra] if record.state == "failed"]
         return Outcome(
             num_finished=len(records),
             num_missing=plan.declaration.num_trials
             - len(records)
-            + sum(len(run.extra) for run in schedule.cells)
+            + sum(len(run.extra) for run in schedule.studies)
             - len(extra),
             num_failed=len(failed),
             not_mirrored=not_mirrored,
@@ -182,24 +183,25 @@ def _announce(task: Task, records: Sequence[TrialRecord], device: str | None, co
         console.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def cell_runs(plan: Plan) -> list[CellRun]:
-    """Return every cell of a plan with an empty study; the schedule fills it from the ledger."""
+def study_runs(plan: Plan) -> list[StudyRun]:
+    """Return every study of a plan, empty, cell after cell; the schedule fills it from the ledger."""
     storage = new_storage(local_view(plan.out) / plan.spec.sweep_id / "optuna.journal")
     declaration = plan.declaration
     runs = []
     for cell, declared, data in zip(plan.cells, declaration.cells, plan.data, strict=True):
-        search = CellSearch(
-            storage,
-            declared.name,
-            cell,
-            sampler=declaration.sampler,
-            pruner=declaration.pruner,
-            trials_per_cell=declaration.trials_per_cell,
-            num_epochs=cell.max_epochs,
-            seed=declaration.seed,
-            objective=declaration.tuned_metric,
-        )
-        runs.append(CellRun(cell, declared, data.digest, search))
+        for study in range(declaration.num_studies):
+            search = CellSearch(
+                storage,
+                f"{declared.name or 'cell'}, study {study + 1}" if study else declared.name,
+                cell,
+                sampler=declaration.sampler,
+                pruner=declaration.pruner,
+                trials_per_cell=declaration.num_tune,
+                num_epochs=cell.max_epochs,
+                seed=study_seed(declaration.seed, study),
+                objective=declaration.tuned_metric,
+            )
+            runs.append(StudyRun(cell, declared, data.digest, search, study))
     return runs
 
 

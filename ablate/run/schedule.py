@@ -18,7 +18,17 @@ from ablate.run.pack import Request
 from ablate.search.cell_search import CellSearch
 from ablate.seeds import derive_seed
 from ablate.storage import listed
-from ablate.store.declaration import EXTRA_PHASES, CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder
+from ablate.store.declaration import (
+    EXTRA_PHASES,
+    CellTrials,
+    Declaration,
+    DeclaredCell,
+    Proposal,
+    Slot,
+    StudyTrials,
+    SweepFolder,
+    cell_trials,
+)
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import Cell
@@ -38,19 +48,20 @@ ALIKE = 3
 class PackAssignment:
     """Trials of one cell that one worker trains together."""
 
-    cell: int
+    study: int
     requests: list[Request]
     proposals: list[Proposal]
 
 
 @dataclass
-class CellRun:
-    """One cell on its way: what was proposed and what has ended; `num_tuned` tune trials among it."""
+class StudyRun:
+    """One study of a cell on its way: what was proposed and what has ended; `num_tuned` tune trials among it."""
 
     cell: Cell
     declared: DeclaredCell
     data_digest: str
     search: CellSearch
+    study: int = 0
     tune: dict[int, Proposal] = field(default_factory=dict)
     confirm: dict[int, Proposal] = field(default_factory=dict)
     records: dict[str, TrialRecord] = field(default_factory=dict)
@@ -61,6 +72,15 @@ class CellRun:
     unstoppable: set[str] = field(default_factory=set)
     num_tuned: int = 0
 
+    @property
+    def seed(self) -> int:
+        """What all random streams of the study derive from."""
+        return self.search.seed
+
+    def slot(self, phase: str, number: int) -> Slot:
+        """Return what identifies a proposal of the study."""
+        return (self.cell.key, self.study, phase, number)
+
     def keep(self, proposal: Proposal, record: TrialRecord) -> None:
         """Note how a trial ended."""
         if proposal.phase in EXTRA_PHASES:
@@ -69,12 +89,19 @@ class CellRun:
         self.num_tuned += proposal.phase == "tune" and proposal.key not in self.records
         self.records[proposal.key] = record
 
-    def trials(self) -> CellTrials:
-        """Return the cell's trials as the report sees them."""
+    def trials(self) -> StudyTrials:
+        """Return the study's trials as the report sees them."""
         tune = [(p, self.records.get(p.key)) for _, p in sorted(self.tune.items())]
         confirm = [(p, self.records.get(p.key)) for _, p in sorted(self.confirm.items())]
         extra = [(p, self.extra_records.get(where)) for where, p in sorted(self.extra.items())]
-        return CellTrials(self.declared, tune, confirm, extra, objective=self.search.objective)
+        return StudyTrials(
+            cell=self.declared,
+            number=self.study,
+            objective=self.search.objective,
+            tune=tune,
+            confirm=confirm,
+            extra=extra,
+        )
 
 
 class Schedule:
@@ -83,58 +110,61 @@ class Schedule:
     def __init__(
         self,
         declaration: Declaration,
-        cells: Sequence[CellRun],
+        studies: Sequence[StudyRun],
         folder: SweepFolder,
         ledger: Ledger,
         batch: int,
     ) -> None:
         self.declaration = declaration
-        self.cells = list(cells)
+        self.studies = list(studies)
         self.folder = folder
         self.ledger = ledger
         self.checkpoints = Checkpoints(folder.out / "checkpoints")
         self.batch = batch
         self.listener: Listener = lambda *_: None
+        self._of_cell: dict[str, list[StudyRun]] = {}
+        for run in self.studies:
+            self._of_cell.setdefault(run.cell.key, []).append(run)
         self._errors: dict[str, str] = {}  # Of the first trial of each cell, by its key.
         self._has_ended = False  # Any trial, and not as failed.
         self._completed: set[str] = set()
         self._num_finished = 0
         self._num_done = 0
-        # The cells that may have something to run; one that had nothing has it only after a trial of its own has ended.
-        self._idle = set(range(len(self.cells)))
+        # Studies that may have something to run; one that had nothing has it only after a trial of its own has ended.
+        self._idle = set(range(len(self.studies)))
         self.folder.write_running(())
         proposals = folder.read_proposals()
-        keys = {run.cell.key for run in self.cells}
+        keys = {run.cell.key for run in self.studies}
         self.num_of_other_code = sum(p.cell in keys and p.task != self.task.stamp for p in proposals)
         self.restored = self._restore(proposals)
 
     def _restore(self, proposals: list[Proposal]) -> int:
         """Take over what earlier runs proposed and finished; return the number of finished trials."""
-        runs = {run.cell.key: run for run in self.cells}
-        proposals = [p for p in proposals if p.cell in runs]
-        last = {(p.cell, p.phase, p.number): p for p in proposals}
-        latest = {(p.cell, p.phase, p.number): p for p in proposals if _is_whole(runs[p.cell], p)}
+        runs = {(run.cell.key, run.study): run for run in self.studies}
+        proposals = [p for p in proposals if (p.cell, p.study) in runs]
+        last = {p.slot: p for p in proposals}
+        latest = {p.slot: p for p in proposals if _is_whole(runs[p.cell, p.study], p)}
         # One that was made again counts no more; where a cell has no whole one, its data changed since.
         cells = {p.cell for p in latest.values()}
         self.folder.tell_passed_over(sum(p.cell in cells and latest.get(at) is not p for at, p in last.items()))
-        for run in self.cells:
-            while (run.cell.key, "tune", len(run.tune)) in latest and self._ask_batch(run, latest):
+        for run in self.studies:
+            while run.slot("tune", len(run.tune)) in latest and self._ask_batch(run, latest):
                 pass
             if self._is_tuned(run):
                 self._propose_confirm(run, latest)
         # Of trials whose record was written just before a crash.
-        ended = {key for run in self.cells for key in run.records}
+        ended = {key for run in self.studies for key in run.records}
         for file in listed(self.checkpoints.folder, "*.pt"):
             if file.stem in ended:
                 self.checkpoints.remove(file.stem)
-        return sum(len(run.records) for run in self.cells)
+        return sum(len(run.records) for run in self.studies)
 
-    def _take_over(self, run: CellRun, proposal: Proposal) -> None:
+    def _take_over(self, run: StudyRun, proposal: Proposal) -> None:
         """Use the ledger's record of a proposal, or let it wait for a worker."""
         if not self._find(run, proposal):
             run.waiting.append(proposal)
 
-    def _find(self, run: CellRun, proposal: Proposal) -> bool:
+    def _find(self, run: StudyRun, proposal: Proposal) -> bool:
         """Return whether the ledger has a record of a proposal, which is used then; a failed trial is tried again."""
         is_extra = proposal.phase in EXTRA_PHASES
         record = self.ledger.read(proposal.key, "" if is_extra else self.declaration.sweep, run.cell.key, proposal)
@@ -143,7 +173,7 @@ class Schedule:
         self._keep(run, proposal, record, is_new=False)
         return True
 
-    def _keep(self, run: CellRun, proposal: Proposal, record: TrialRecord, *, is_new: bool) -> None:
+    def _keep(self, run: StudyRun, proposal: Proposal, record: TrialRecord, *, is_new: bool) -> None:
         self._num_finished -= len(run.records)
         run.keep(proposal, record)
         self._num_finished += len(run.records)
@@ -152,7 +182,7 @@ class Schedule:
         self.listener(run.declared, proposal, record, is_new)
         self._check_trial(run, record)
 
-    def _check_trial(self, run: CellRun, record: TrialRecord) -> None:
+    def _check_trial(self, run: StudyRun, record: TrialRecord) -> None:
         """Stop a sweep whose trials are not what was asked for, or all fail alike."""
         key = run.cell.key
         if record.state != "failed":
@@ -167,23 +197,31 @@ class Schedule:
 
     def _check_errors(self, record: TrialRecord) -> None:
         num_alike = sum(error == _alike(record.message) for error in self._errors.values())
-        if num_alike == min(len(self.cells), ALIKE):
+        if num_alike == min(len(self.declaration.cells), ALIKE):
             first_trials = f"the first trials of {num_alike} cells" if num_alike > 1 else "its first trial"
             raise SweepStoppedError(f"the sweep stopped: {first_trials} failed alike\n{record.message.rstrip()}")
+
+    def cells(self) -> list[CellTrials]:
+        """Return the trials of every cell as the report sees them."""
+        return [self.cell(cell.key) for cell in self.declaration.cells]
+
+    def cell(self, key: str) -> CellTrials:
+        """Return the trials of one cell as the report sees them."""
+        return cell_trials([run.trials() for run in self._of_cell[key]])
 
     @property
     def task(self) -> Task:
         """What the trials do."""
-        return self.cells[0].cell.task
+        return self.studies[0].cell.task
 
     def is_finished(self) -> bool:
         """Whether every trial that the sweep asks for has ended, in whatever state."""
-        # A cell that is done stays done: the first that is not is looked at again.
-        while self._num_done < len(self.cells) and self._is_done(self.cells[self._num_done]):
+        # A study that is done stays done: the first that is not is looked at again.
+        while self._num_done < len(self.studies) and self._is_done(self.studies[self._num_done]):
             self._num_done += 1
-        return self._num_done == len(self.cells)
+        return self._num_done == len(self.studies)
 
-    def _is_done(self, run: CellRun) -> bool:
+    def _is_done(self, run: StudyRun) -> bool:
         return self._is_tuned(run) and not run.waiting and not run.running
 
     def num_finished(self) -> int:
@@ -191,12 +229,12 @@ class Schedule:
         return self._num_finished
 
     def next_pack(self) -> PackAssignment | None:
-        """Return what to run next, or None while every cell waits for its running trials.
+        """Return what to run next, or None while every study waits for its running trials.
 
-        The cell with the most work left goes first, so that the longest chains of trials do not end last.
+        The study with the most work left goes first, so that the longest chains of trials do not end last.
         """
-        for index in sorted(self._idle, key=lambda index: (-self._work_left(self.cells[index]), index)):
-            run = self.cells[index]
+        for index in sorted(self._idle, key=lambda index: (-self._work_left(self.studies[index]), index)):
+            run = self.studies[index]
             proposal = self._next_proposal(run)
             if proposal is None:
                 self._idle.discard(index)
@@ -208,8 +246,8 @@ class Schedule:
                 return PackAssignment(index, [_request(run, proposal)], [proposal])
         return None
 
-    def _next_proposal(self, run: CellRun) -> Proposal | None:
-        """Return the cell's next proposal that has no record; another sweep can have run one since it was proposed."""
+    def _next_proposal(self, run: StudyRun) -> Proposal | None:
+        """Return the study's next proposal that has no record; another sweep can have run one since it was proposed."""
         while run.waiting or self._propose(run):
             if run.waiting and self._is_too_early(run, run.waiting[0]):
                 return None
@@ -217,14 +255,14 @@ class Schedule:
                 return proposal
         return None
 
-    def _is_too_early(self, run: CellRun, proposal: Proposal) -> bool:
+    def _is_too_early(self, run: StudyRun, proposal: Proposal) -> bool:
         """Whether trials of an earlier batch are under way: only a batch whose records were lost can wait then."""
         batch = proposal.number // self.batch
         return proposal.phase == "tune" and any(
             other.phase == "tune" and other.number // self.batch < batch for other in run.running.values()
         )
 
-    def _keep_decision(self, run: CellRun, proposal: Proposal) -> None:
+    def _keep_decision(self, run: StudyRun, proposal: Proposal) -> None:
         """Have a trial whose record was lost end as it did: the trials that came after it must not decide on it."""
         if self.ledger.ran_to_its_end(proposal.key):
             run.unstoppable.add(proposal.key)
@@ -233,7 +271,7 @@ class Schedule:
 
     def on_values(self, pack: PackAssignment, epoch: int, values: Sequence[float | None]) -> list[int]:
         """Take the members' objectives after an epoch; return the members to stop."""
-        run = self.cells[pack.cell]
+        run = self.studies[pack.study]
         return [
             member
             for member, (proposal, value) in enumerate(zip(pack.proposals, values, strict=True))
@@ -246,8 +284,9 @@ class Schedule:
 
     def on_finished(self, pack: PackAssignment, records: Sequence[TrialRecord]) -> None:
         """Write the records of a pack to the ledger and learn from them."""
-        run = self.cells[pack.cell]
+        run = self.studies[pack.study]
         for proposal, record in zip(pack.proposals, records, strict=True):
+            record = dataclasses.replace(record, study=run.study)
             if not record.is_shared:
                 record = dataclasses.replace(record, sweep=self.declaration.sweep, cell=run.cell.key)
             if record.is_shared or proposal.phase != "audit":
@@ -257,18 +296,18 @@ class Schedule:
             run.running.pop(proposal.key, None)
             # The ledger has the layers.
             self._keep(run, proposal, dataclasses.replace(record, layers={}), is_new=True)
-        self._idle.add(pack.cell)
+        self._idle.add(pack.study)
         self._tell_running()
         if self._is_tuned(run) and not run.confirm:
             self._propose_confirm(run, {})
 
     def _tell_running(self) -> None:
-        self.folder.write_running((run.cell.key, key) for run in self.cells for key in run.running)
+        self.folder.write_running((run.cell.key, key) for run in self.studies for key in run.running)
 
-    def _is_tuned(self, run: CellRun) -> bool:
-        return run.num_tuned == self.declaration.trials_per_cell
+    def _is_tuned(self, run: StudyRun) -> bool:
+        return run.num_tuned == self.declaration.num_tune
 
-    def _propose(self, run: CellRun) -> bool:
+    def _propose(self, run: StudyRun) -> bool:
         """Propose the next batch, or the confirm trials, when what was proposed has ended; return whether it did."""
         had_confirm = bool(run.confirm)
         if run.num_tuned < len(run.tune):
@@ -278,42 +317,42 @@ class Schedule:
             self._propose_confirm(run, {})
         return was_asked or bool(run.confirm) > had_confirm
 
-    def _ask_batch(self, run: CellRun, latest: dict[tuple[str, str, int], Proposal]) -> bool:
+    def _ask_batch(self, run: StudyRun, latest: dict[Slot, Proposal]) -> bool:
         """Ask for the next batch, as far as `latest` does not have it; return whether the budget left any.
 
         The whole batch is asked before the ledger is, so that what is proposed does not depend on what lies there.
         """
         first = len(run.tune)
-        numbers = range(first, min(first + self.batch, self.declaration.trials_per_cell))
+        numbers = range(first, min(first + self.batch, self.declaration.num_tune))
         for number in numbers:
-            known = latest.get((run.cell.key, "tune", number))
+            known = latest.get(run.slot("tune", number))
             if known is not None:
                 run.search.ask(number, known=known.params)
                 run.tune[number] = known
                 continue
             tuned, params = run.search.ask(number)
-            seed = derive_seed(self.declaration.seed, "tune", number)
+            seed = derive_seed(run.seed, "tune", number)
             run.tune[number] = self._record(run, "tune", number, seed, run.cell.config(tuned), params)
         for number in numbers:
             self._take_over(run, run.tune[number])
         return len(numbers) > 0
 
-    def _propose_confirm(self, run: CellRun, latest: dict[tuple[str, str, int], Proposal]) -> None:
+    def _propose_confirm(self, run: StudyRun, latest: dict[Slot, Proposal]) -> None:
         winner = run.trials().winner()
         if winner is None:
             return
-        for replicate in range(self.declaration.num_seeds):
-            proposal = latest.get((run.cell.key, "confirm", replicate))
+        for number in range(self.declaration.num_seeds):
+            proposal = latest.get(run.slot("confirm", number))
             if proposal is None or proposal.settings != winner.settings:
-                seed = derive_seed(self.declaration.seed, "confirm", replicate)
-                proposal = self._record(run, "confirm", replicate, seed, winner.settings, {})
-            run.confirm[replicate] = proposal
+                seed = derive_seed(run.seed, "confirm", number)
+                proposal = self._record(run, "confirm", number, seed, winner.settings, {})
+            run.confirm[number] = proposal
             self._take_over(run, proposal)
         self._propose_extra(run, latest)
 
-    def _propose_extra(self, run: CellRun, latest: dict[tuple[str, str, int], Proposal]) -> None:
+    def _propose_extra(self, run: StudyRun, latest: dict[Slot, Proposal]) -> None:
         """Propose what goes beside the table, after the confirm trials: the runner-up's, and stopped trials."""
-        trials, seed = run.trials(), self.declaration.seed
+        trials, seed = run.trials(), run.seed
         second = trials.runner_up() if self.declaration.runner_up else None
         asked: list[tuple[str, int, int, Proposal]] = []
         if second is not None:
@@ -326,26 +365,30 @@ class Schedule:
         for phase, number, trial_seed, source in asked:
             if (phase, number) in run.extra:
                 continue
-            proposal = latest.get((run.cell.key, phase, number))
+            proposal = latest.get(run.slot(phase, number))
             if proposal is None or proposal.settings != source.settings:
                 proposal = self._record(run, phase, number, trial_seed, source.settings, {})
             run.extra[phase, number] = proposal
             self._take_over(run, proposal)
 
-    def _record(self, run: CellRun, phase: str, number: int, seed: int, settings: object, params: object) -> Proposal:
+    def _record(self, run: StudyRun, phase: str, number: int, seed: int, settings: object, params: object) -> Proposal:
         plain = json.loads(json.dumps({"settings": settings, "params": params}))
         task = run.cell.task
         key = _key(task, plain["settings"], run.data_digest, seed)
-        proposal = Proposal(cell=run.cell.key, phase=phase, number=number, key=key, seed=seed, task=task.stamp, **plain)
+        proposal = Proposal(
+            cell=run.cell.key, study=run.study, phase=phase, number=number, key=key, seed=seed, task=task.stamp, **plain
+        )
         self.folder.append_proposal(proposal)
         return proposal
 
-    def _work_left(self, run: CellRun) -> float:
-        left = self.declaration.trials_per_cell + self.declaration.num_seeds - len(run.records) - len(run.running)
-        return left * run.cell.task.work(run.declared.settings)
+    def _work_left(self, run: StudyRun) -> float:
+        return self._num_left(run) * run.cell.task.work(run.declared.settings)
+
+    def _num_left(self, run: StudyRun) -> int:
+        return self.declaration.num_tune + self.declaration.num_seeds - len(run.records) - len(run.running)
 
 
-def _cell_name(run: CellRun) -> str:
+def _cell_name(run: StudyRun) -> str:
     return run.cell.name or "the cell"
 
 
@@ -356,7 +399,7 @@ def _alike(message: str) -> str:
     return found.group() if found else last
 
 
-def _request(run: CellRun, proposal: Proposal) -> Request:
+def _request(run: StudyRun, proposal: Proposal) -> Request:
     return Request(
         key=proposal.key,
         fingerprint=proposal.key.partition("-")[0],
@@ -371,7 +414,7 @@ def _key(task: Task, settings: dict[str, Any], data_digest: str, seed: int) -> s
     return trial_key(task.fingerprint(settings, data_digest), seed)
 
 
-def _is_whole(run: CellRun, proposal: Proposal) -> bool:
+def _is_whole(run: StudyRun, proposal: Proposal) -> bool:
     """Whether a proposal has the key of its settings; one that was damaged must not condemn a record."""
     try:
         return _key(run.cell.task, proposal.settings, run.data_digest, proposal.seed) == proposal.key

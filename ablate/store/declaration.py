@@ -20,9 +20,9 @@ import json
 import logging
 import math
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ablate.checked import STRICT, Count, Key, from_json, from_plain
 from ablate.command_lines import Commands
@@ -36,12 +36,15 @@ from ablate.tasks import catalog
 from ablate.tasks.base import Task
 from ablate.tasks.parameters import FIRST_TASK
 
-SCHEMA_VERSION = 4
-"""3: without `task`, `data_line` and `notices`. 2: also without `metrics` and `objective`. 1: also without `space` of a
-cell, `runner_up`, `audit`, `design` and `components`."""
+SCHEMA_VERSION = 5
+"""4: `num_tune` was `trials_per_cell`, and there was one study a cell. 3: also without `task`, `data_line` and
+`notices`. 2: also without `metrics` and `objective`. 1: also without `space` of a cell, `runner_up`, `audit`, `design`
+and `components`."""
 WITH_NOTICES = 4
 SWEEP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,99})?")
 """Name or name@profile: it becomes a folder."""
+Slot = tuple[str, int, str, int]
+"""Cell, study, phase and number of a proposal."""
 EXTRA_PHASES = ("runner_up", "audit")
 """Trials beside the table: the runner-up's confirm trials, and stopped trials that are run to their end."""
 LATEST = "ledger/latest_sweep"
@@ -86,9 +89,10 @@ class DeclaredClaim:
     """A claim as it was frozen: `better` beats `worse` by at least `margin` (a fraction) in the row of `levels`.
 
     `better` and `worse` are levels of the column axis `axis`, `levels` has a level of every other axis. `hash` is over
-    the text, the `design` (hash of both cells' keys, tune trials and metric) and `num_seeds`. `is_exploratory`:
-    trials had been proposed when it was written, or its design changed after that. `looks` are the numbers of
-    confirm seeds declared so far, the frozen one first; `is_withdrawn`: the present file has it no longer.
+    the text, the `design` (hash of both cells' keys, tune trials and metric) and the number of replicates. `kind`
+    equals claims that they differ by less than `margin`. `is_exploratory`: trials had been proposed when it was
+    written, or its design changed after that. `looks` are the numbers of replicates declared so far, the frozen one
+    first; `is_withdrawn`: the present file has it no longer.
     """
 
     text: str
@@ -103,6 +107,13 @@ class DeclaredClaim:
     is_exploratory: bool = False
     is_withdrawn: bool = False
     looks: list[int] = field(default_factory=list)
+    num_studies: Count = 1
+    kind: Literal["beats", "equals"] = "beats"
+
+    @property
+    def num_replicates(self) -> int:
+        """How many replicates were frozen: studies, or the confirm seeds of a single one."""
+        return self.num_studies if self.num_studies > 1 else self.num_seeds
 
     __pydantic_config__ = STRICT
 
@@ -112,15 +123,16 @@ class Declaration:
     """The present declaration of a sweep.
 
     `task` is the name of what each trial does. `axes` maps each axis to the labels of its levels in the file's order.
-    `data` are the task's facts about the data, `data_line` says them in prose,
-    `notices` what it is too little to tell. `report` has rows, columns,
-    metric, baseline. `metrics` are those that a table can show, with the floor on these data; `objective` names the one
-    that tuning optimises. `file` is the sweep file's name
-    as `public_file` gives it, `path` its path as it was given, which only the terminal shows. `history` holds the hash
-    of every declaration so far, the present one last. `runner_up` says whether the second best configuration is
-    confirmed too, `audit` how many stopped trials of a cell are run to their end: neither counts in `num_trials`.
-    `components` are those that each level of the axis `arm` switches on, empty without a `design`. `length` is the
-    parameter that says how often a trial reports, "" where none does.
+    `data` are the task's facts about the data, `data_line` says them in prose, `notices` what it is too little to tell.
+    `report` has rows, columns, metric, baseline. `metrics` are those that a table can show, with the floor on these
+    data; `objective` names the one that tuning optimises. `file` is the sweep file's name as `public_file` gives it,
+    `path` its path as it was given, which only the terminal shows. `history` holds the hash of every declaration so
+    far, the present one last. `runner_up` says whether the second best configuration is confirmed too, `audit` how many
+    stopped trials of a cell are run to their end: neither counts in `num_trials`. Each cell has `num_studies` studies,
+    each of `num_tune` tune trials and `num_seeds` confirm seeds. `tune_key` is where the sweep file has `num_tune`.
+    `is_late_margin`: trials had been proposed when the report's margin was written or changed. `components` are those
+    that each level of the axis `arm` switches on, empty without a `design`. `length` is the parameter that says how
+    often a trial reports, "" where none does.
     """
 
     sweep: str
@@ -129,7 +141,7 @@ class Declaration:
     question: str
     axes: dict[str, list[str]]
     cells: list[DeclaredCell]
-    trials_per_cell: Count
+    num_tune: Count
     num_seeds: Count
     sampler: str
     pruner: str
@@ -152,6 +164,9 @@ class Declaration:
     design: str = ""
     components: dict[str, list[str]] = field(default_factory=dict)
     claims: list[DeclaredClaim] = field(default_factory=list)
+    num_studies: Count = 1
+    tune_key: str = "budget.trials_per_cell"
+    is_late_margin: bool = False
     schema_version: int = SCHEMA_VERSION
 
     __pydantic_config__ = STRICT
@@ -200,9 +215,37 @@ class Declaration:
         kept = [override for override in self.overrides if not override.startswith(f"{key}=")]
         return dataclasses.replace(self, overrides=[*kept, f"{key}={value}"])
 
-    def seeds_of(self, levels: Mapping[str, str]) -> int:
-        """Return how many confirm seeds the cell of these levels has."""
-        return self.num_seeds
+    def of(self, levels: Mapping[str, str]) -> Declaration:
+        """Return the declaration of the sweep that the cell of these levels belongs to."""
+        return self
+
+    @property
+    def replicate(self) -> str:
+        """What is repeated: "study", or "seed" where each cell has one study."""
+        return "study" if self.num_studies > 1 else "seed"
+
+    @property
+    def searched(self) -> str:
+        """What has a search of its own: a "study" of several, or the "cell"."""
+        return "study" if self.num_studies > 1 else "cell"
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether anything is searched in any cell."""
+        return any(cell.tuned for cell in self.cells)
+
+    @property
+    def num_replicates(self) -> int:
+        """How many replicates each cell has."""
+        return self.num_studies if self.num_studies > 1 else self.num_seeds
+
+    def replicates(self, number: int) -> str:
+        """Return what is repeated, for prose: "study", "studies", "seed" or "seeds"."""
+        return self.replicate if number == 1 else {"study": "studies", "seed": "seeds"}[self.replicate]
+
+    def row(self, proposal: Proposal) -> int:
+        """Return which replicate a confirm trial belongs to; cells are compared over those of equal number."""
+        return proposal.study if self.num_studies > 1 else proposal.seed
 
     @property
     def metric(self) -> Metric:
@@ -238,16 +281,16 @@ class Declaration:
     @property
     def num_trials(self) -> int:
         """How many trials the sweep asks for, tune and confirm together."""
-        return len(self.cells) * (self.trials_per_cell + self.num_seeds)
+        return len(self.cells) * self.num_studies * (self.num_tune + self.num_seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
     """A trial that was decided on.
 
-    `phase` is tune, confirm, runner_up or audit. `number` is the trial's number within its cell while tuning and in
-    an audit, the replicate otherwise. `params` are the sampler's own values, `settings` the flat configuration, `task`
-    is the task's stamp.
+    `phase` is tune, confirm, runner_up or audit. `number` is the trial's number within its study while tuning and in an
+    audit, that of the confirm seed otherwise. `study` is the number of its study in its cell. `params` are the
+    sampler's own values, `settings` the flat configuration, `task` is the task's stamp.
     """
 
     cell: Key
@@ -258,8 +301,19 @@ class Proposal:
     settings: dict[str, Any]
     params: dict[str, Any] = field(default_factory=dict)
     task: str = FIRST_TASK
+    study: Count = 0
 
     __pydantic_config__ = STRICT
+
+    @property
+    def slot(self) -> Slot:
+        """What a later proposal replaces it by: cell, study, phase and number."""
+        return (self.cell, self.study, self.phase, self.number)
+
+    @property
+    def name(self) -> str:
+        """For example "tune 3"; of further studies with their number, counted from 1: "study 2 tune 3"."""
+        return f"study {self.study + 1} {self.phase} {self.number}" if self.study else f"{self.phase} {self.number}"
 
     @property
     def recorded_phase(self) -> str:
@@ -267,18 +321,29 @@ class Proposal:
         return {"runner_up": "confirm", "audit": "tune"}.get(self.phase, self.phase)
 
 
-@dataclass(frozen=True)
-class CellTrials:
-    """The trials of one cell that the present declaration asks for; a record is None while unfinished.
+Trials = list[tuple["Proposal", TrialRecord | None]]
+"""Proposals with their records; a record is None while unfinished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyTrials:
+    """The trials of one study of a cell: one search, and the confirm trials of its winner.
 
     `extra` are those beside the table: they never make an entry. `objective` is the metric that tuning optimises.
     """
 
     cell: DeclaredCell
-    tune: list[tuple[Proposal, TrialRecord | None]]
-    confirm: list[tuple[Proposal, TrialRecord | None]]
-    extra: list[tuple[Proposal, TrialRecord | None]] = field(default_factory=list)
-    objective: Metric = field(kw_only=True)
+    number: int
+    objective: Metric
+    tune: Trials
+    confirm: Trials
+    extra: Trials
+
+    @property
+    def name(self) -> str:
+        """The cell's name; of further studies with their number, counted from 1."""
+        name = self.cell.name or "the cell"
+        return f"{name}, study {self.number + 1}" if self.number else name
 
     def value(self, record: TrialRecord) -> float:
         """Return the objective of a complete trial after its last step."""
@@ -329,6 +394,50 @@ class CellTrials:
         return [p for p, r in self.tune if r is not None and r.state == "pruned"]
 
 
+@dataclass(frozen=True)
+class CellTrials:
+    """The trials of one cell that the present declaration asks for, one study after the other."""
+
+    cell: DeclaredCell
+    tune: Trials
+    confirm: Trials
+    extra: Trials = field(default_factory=list)
+    objective: Metric = field(kw_only=True)
+
+    @functools.cached_property
+    def studies(self) -> list[StudyTrials]:
+        """The studies that have trials, by their number."""
+        numbers = sorted({proposal.study for proposal, _ in (*self.tune, *self.confirm, *self.extra)})
+        return [
+            StudyTrials(
+                cell=self.cell,
+                number=number,
+                objective=self.objective,
+                **{name: [pair for pair in pairs if pair[0].study == number] for name, pairs in self._phases().items()},
+            )
+            for number in numbers
+        ]
+
+    def _phases(self) -> dict[str, Trials]:
+        return {"tune": self.tune, "confirm": self.confirm, "extra": self.extra}
+
+    def winners(self) -> list[Proposal]:
+        """Return the winner of each study that has one."""
+        return [winner for study in self.studies if (winner := study.winner()) is not None]
+
+
+def cell_trials(studies: Sequence[StudyTrials]) -> CellTrials:
+    """Return the trials of a cell from those of its studies."""
+    first = studies[0]
+    return CellTrials(
+        first.cell,
+        [pair for study in studies for pair in study.tune],
+        [pair for study in studies for pair in study.confirm],
+        [pair for study in studies for pair in study.extra],
+        objective=first.objective,
+    )
+
+
 class SweepFolder:
     """Reads and writes the folder of one sweep."""
 
@@ -371,7 +480,7 @@ class SweepFolder:
             content = read_file(file)
             version = json.loads(content)["schema_version"]
             check_version(file, version, SCHEMA_VERSION)
-            declaration = from_json(Declaration, content if version >= WITH_NOTICES else _upgraded(content))
+            declaration = from_json(Declaration, content if version >= SCHEMA_VERSION else _upgraded(content))
             declaration.check()
             cells = [dataclasses.replace(cell, settings=_as_read(cell, declaration)) for cell in declaration.cells]
         except (OddFileError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError) as error:
@@ -445,9 +554,12 @@ class SweepFolder:
 
 
 def _upgraded(content: bytes) -> bytes:
-    """Return a declaration's JSON with the metrics and notices that an earlier version did not write."""
-    earlier, task = json.loads(content), catalog.get(catalog.DEFAULT)
-    facts = earlier["data"]
+    """Return a declaration's JSON as it is written now, with what an earlier version did not write."""
+    earlier = json.loads(content)
+    earlier["num_tune"] = earlier.pop("trials_per_cell")
+    if earlier["schema_version"] >= WITH_NOTICES:
+        return json.dumps(earlier).encode()
+    task, facts = catalog.get(catalog.DEFAULT), earlier["data"]
     task.check_facts(facts)
     earlier["report"] = {"metric": task.shown, **earlier["report"]}
     earlier.setdefault("metrics", [dataclasses.asdict(metric) for metric in task.measured(facts)])
@@ -478,12 +590,12 @@ def _is_definition(part: dict[str, Any]) -> bool:
 def tie_notices(cells: list[CellTrials]) -> list[str]:
     """Return at most one sentence: where the best tune trials tie, so that their order decided."""
     places = []
-    for trials in cells:
+    for trials in (study for cell in cells for study in cell.studies):
         tied = trials.tied() if trials.confirm else []
         if tied:
             record = next(record for proposal, record in trials.tune if proposal is tied[0])
             best = trials.objective.with_unit(trials.value(record)) if record else "–"
-            places.append(f"{trials.cell.name or 'the cell'} ({len(tied)} of {len(trials.tune)} at {best})")
+            places.append(f"{trials.name} ({len(tied)} of {len(trials.tune)} at {best})")
     if not places:
         return []
     shown = "; ".join(places[:10]) + (f"; and {len(places) - 10} more cells" if len(places) > 10 else "")
@@ -537,7 +649,7 @@ def _latest(file: Place, names: Container[str]) -> str:
 def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger) -> list[CellTrials]:
     """Return the trials of every cell that the present declaration asks for, with their records.
 
-    A confirm proposal counts only if it repeats the configuration of the cell's present winner. Of the
+    A confirm proposal counts only if it repeats the configuration of its study's present winner. Of the
     tune trials only the winner has its curves. A proposal that the ledger finds to be damaged is passed over, as if its
     line were not there: it is in the ledger's `misfits`.
     """
@@ -550,20 +662,31 @@ def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger)
 
 
 def _collected(declaration: Declaration, proposals: list[Proposal], ledger: Ledger) -> list[CellTrials]:
-    latest = {(p.cell, p.phase, p.number): p for p in proposals}
-    found = []
-    for cell in declaration.cells:
-        numbers = range(declaration.trials_per_cell)
-        tune = [p for number in numbers if (p := latest.get((cell.key, "tune", number))) is not None]
-        found.append(CellTrials(cell, [(p, None) for p in tune], [], objective=declaration.tuned_metric))
+    latest = {proposal.slot: proposal for proposal in proposals}
+    found = [
+        StudyTrials(
+            cell=cell,
+            number=study,
+            objective=declaration.tuned_metric,
+            tune=[
+                (p, None)
+                for number in range(declaration.num_tune)
+                if (p := latest.get((cell.key, study, "tune", number)))
+            ],
+            confirm=[],
+            extra=[],
+        )
+        for cell in declaration.cells
+        for study in range(declaration.num_studies)
+    ]
     # Curves take the most memory, and those of most tune trials are shown nowhere.
     tuned = _records(ledger, declaration, ((t, p) for t in found for p, _ in t.tune), with_curves=False)
     for trials in found:
         trials.tune[:] = [(p, tuned.get((p.key, trials.cell.key))) for p, _ in trials.tune]
         winner = trials.winner()
-        if winner is not None and len(trials.tune) == declaration.trials_per_cell:
-            for replicate in range(declaration.num_seeds):
-                proposal = latest.get((trials.cell.key, "confirm", replicate))
+        if winner is not None and len(trials.tune) == declaration.num_tune:
+            for number in range(declaration.num_seeds):
+                proposal = latest.get((trials.cell.key, trials.number, "confirm", number))
                 if proposal is not None and proposal.settings == winner.settings:
                     trials.confirm.append((proposal, None))
             trials.extra.extend(_extra(declaration, trials, latest, ledger))
@@ -572,25 +695,23 @@ def _collected(declaration: Declaration, proposals: list[Proposal], ledger: Ledg
     for trials in found:
         trials.tune[:] = [(p, confirmed.get((p.key, trials.cell.key), record)) for p, record in trials.tune]
         trials.confirm[:] = [(p, confirmed.get((p.key, trials.cell.key))) for p, _ in trials.confirm]
-    return found
+    num = declaration.num_studies
+    return [cell_trials(found[first : first + num]) for first in range(0, len(found), num)]
 
 
 def _records(
-    ledger: Ledger, declaration: Declaration, asked: Iterable[tuple[CellTrials, Proposal]], *, with_curves: bool = True
+    ledger: Ledger, declaration: Declaration, asked: Iterable[tuple[StudyTrials, Proposal]], *, with_curves: bool = True
 ) -> dict[tuple[str, str], TrialRecord]:
     trials = {(proposal.key, of.cell.key): proposal for of, proposal in asked}
     return ledger.read_all(trials, declaration.sweep, trials=trials, with_curves=with_curves)
 
 
-def _extra(
-    declaration: Declaration, trials: CellTrials, latest: Mapping[tuple[str, str, int], Proposal], ledger: Ledger
-) -> list[tuple[Proposal, TrialRecord | None]]:
-    cell = trials.cell.key
+def _extra(declaration: Declaration, trials: StudyTrials, latest: Mapping[Slot, Proposal], ledger: Ledger) -> Trials:
     second = trials.runner_up()
     asked = {("audit", p.number): p.settings for p in trials.stopped()} if declaration.audit else {}
     if declaration.runner_up and second is not None:
-        asked |= {("runner_up", replicate): second.settings for replicate in range(declaration.num_seeds)}
-    proposals = [latest.get((cell, phase, number)) for phase, number in asked]
+        asked |= {("runner_up", number): second.settings for number in range(declaration.num_seeds)}
+    proposals = [latest.get((trials.cell.key, trials.number, phase, number)) for phase, number in asked]
     return [
         (p, ledger.read(p.key, "", trial=p))
         for p in proposals

@@ -69,6 +69,7 @@ class TrialRecord:
     study: int = 0
     unread: Annotated[list[str], pa.list_(pa.string())] = field(default_factory=list)
     items: Annotated[dict[str, list[float]], pa.map_(pa.string(), pa.list_(pa.float32()))] = field(default_factory=dict)
+    items_digest: str = ""
     layers: Annotated[dict[str, list[Any]], None] = field(default_factory=dict, compare=False)
 
     @property

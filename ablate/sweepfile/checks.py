@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 from ablate.errors import choices_text, shown
+from ablate.metrics import Metric
 from ablate.sweepfile.definitions import checked
 from ablate.sweepfile.model import ReportLayout
 from ablate.sweepfile.positions import Findings, Keys
@@ -153,4 +155,20 @@ def read_report(options: ReportOptions, task: Task, axes: Mapping[str, Any], lab
         rule = "baseline must be a level of the column axis"
         message = f"{rule} {columns}, but got '{baseline}'. {choices_text(baseline, known)}"
         findings.at_value(("report", "baseline"), message if columns else f"{rule}, but there is none")
-    return ReportLayout(rows=rows, columns=columns, metric=shown_metric, baseline=baseline)
+    margin = None
+    if options.margin is not None and shown_metric in known_metrics:
+        margin = _margin(str(options.margin), task.metric(shown_metric), findings)
+    return ReportLayout(rows=rows, columns=columns, metric=shown_metric, baseline=baseline, margin=margin)
+
+
+def _margin(text: str, metric: Metric, findings: Findings) -> float | None:
+    """Return the smallest difference that matters, in the metric."""
+    unit = "points" if metric.unit == "percent" else f"in {metric.name}"
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?) ({unit}{'?' if unit == 'points' else ''})", " ".join(text.split()))
+    size = float(match[1]) / metric.scale if match else 0.0
+    if not size > 0:
+        example = f"{2 if unit == 'points' else 0.02} {unit}"
+        findings.at_value(
+            ("report", "margin"), f"margin must be a size with its unit, such as {example}, but got {shown(text)}"
+        )
+    return size or None

@@ -16,10 +16,9 @@ from ablate.sweepfile.cells import Cell
 from ablate.sweepfile.model import Claim, ReportLayout, SweepSpec
 from ablate.sweepfile.positions import Findings, Keys
 
-SENTENCE = re.compile(
-    r"(?P<better>\S+) beats (?P<worse>\S+)"
-    r"(?: by at least (?P<size>\d+(?:\.\d+)?)(?: (?P<points>points?)| in (?P<metric>\S+)))?(?: at (?P<row>.+))?"
-)
+SIZE = r"(?P<size>\d+(?:\.\d+)?)(?: (?P<points>points?)| in (?P<metric>\S+))?"
+BEATS = re.compile(rf"(?P<better>\S+) beats (?P<worse>\S+)(?: by at least {SIZE})?(?: at (?P<row>.+))?")
+EQUALS = re.compile(rf"(?P<better>\S+) equals (?P<worse>\S+) within {SIZE}(?: at (?P<row>.+))?")
 
 
 def read_claims(
@@ -32,8 +31,8 @@ def read_claims(
     """Return the claims that hold no mistake. A and B are levels of the column axis, and the rest names one row.
 
     Args:
-        texts: Sentences such as "plain+ortho beats plain by at least 5 points at width 64", or, where the metric is not
-            in percent, "A beats B by at least 0.02 in val_rmse".
+        texts: Sentences such as "plain+ortho beats plain by at least 5 points at width 64", "A equals B within 2 points
+            at width 64", or, where the metric is not in percent, "A beats B by at least 0.02 in val_rmse".
         axes: Each axis with its levels.
         layout: The table's layout.
         metric: The table's.
@@ -41,10 +40,13 @@ def read_claims(
     """
     found = []
     size = "5 points" if metric.unit == "percent" else f"0.02 in {metric.name}"
-    form = f"A beats B [by at least {size}]{_row(axes, layout)}"
+    row = _row(axes, layout)
+    form = f"A beats B [by at least {size}]{row}' or 'A equals B within {size}{row}"
     for index, text in enumerate(texts):
         keys: Keys = ("claims", index)
-        match = SENTENCE.fullmatch(" ".join(text.split()))
+        words = " ".join(text.split())
+        beats = BEATS.fullmatch(words)
+        match = beats or EQUALS.fullmatch(words)
         if match is None:
             findings.at_value(keys, f"a claim must read '{form}', but got {shown(text)}")
         elif match["size"] and (metric.unit == "percent") != bool(match["points"]):
@@ -63,8 +65,11 @@ def read_claims(
             else:
                 margin = float(match["size"] or 0) / metric.scale
                 found.append(
-                    Claim(text=text, better=match["better"], worse=match["worse"], margin=margin, levels=levels)
-                )
+                    Claim(
+                        text=text, better=match["better"], worse=match["worse"], margin=margin, levels=levels,
+                        kind="beats" if beats else "equals",
+                    )
+                )  # fmt: skip
     return tuple(found)
 
 
@@ -91,8 +96,8 @@ def frozen_claims(spec: SweepSpec, cells: Sequence[Cell], folder: SweepFolder) -
             is_late = _has_trials(folder, cells) if is_late is None else is_late
             found.append(dataclasses.replace(claim, is_exploratory=is_late))
         else:
-            # It is known what it was frozen at; each other number of seeds is one more look.
-            looks = old.looks if claim.num_seeds in old.looks else [*old.looks, claim.num_seeds]
+            # It is known what it was frozen at; each other number of replicates is one more look.
+            looks = old.looks if claim.num_replicates in old.looks else [*old.looks, claim.num_replicates]
             found.append(dataclasses.replace(old, looks=looks, is_withdrawn=False))
     present = {(claim.text, claim.design) for claim in found}
     gone = [claim for claim in before if (claim.text, claim.design) not in present]
@@ -127,12 +132,27 @@ def _freeze(claim: Claim, spec: SweepSpec, cells: Sequence[Cell]) -> DeclaredCla
     axis = spec.report.columns or ""
     sides = [{**claim.levels, axis: side} for side in (claim.better, claim.worse)]
     keys = [next((cell.key for cell in cells if dict(cell.levels) == side), "") for side in sides]
-    design = _digest([keys, spec.budget.trials_per_cell, spec.report.metric])
-    return DeclaredClaim(
-        text=claim.text, axis=axis, better=claim.better, worse=claim.worse, margin=claim.margin,
-        levels=dict(claim.levels), design=design, hash=_digest([claim.text, design, spec.confirm.seeds]),
-        num_seeds=spec.confirm.seeds, looks=[spec.confirm.seeds],
+    num_studies, num_seeds = spec.budget.num_studies, spec.confirm.seeds
+    # With several studies the seeds of each are a part of the design, and further studies are looks.
+    seeds = [num_seeds] if num_studies > 1 else []
+    design = _digest([keys, spec.budget.num_tune, spec.report.metric, *seeds])
+    found = DeclaredClaim(
+        text=claim.text, axis=axis, better=claim.better, worse=claim.worse, margin=claim.margin, kind=claim.kind,
+        levels=dict(claim.levels), design=design, hash="", num_seeds=num_seeds, num_studies=num_studies,
     )  # fmt: skip
+    return dataclasses.replace(
+        found, hash=_digest([claim.text, design, found.num_replicates]), looks=[found.num_replicates]
+    )
+
+
+def is_late_margin(spec: SweepSpec, cells: Sequence[Cell], folder: SweepFolder) -> bool:
+    """Whether the report's margin was written or changed when trials had been proposed."""
+    margin, earlier = spec.report.margin, folder.earlier_declaration()
+    if margin is None:
+        return False
+    if earlier is not None and earlier.report.get("margin") == margin:
+        return earlier.is_late_margin
+    return _has_trials(folder, cells)
 
 
 def _digest(content: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ablate.errors import choices_text, shown
-from ablate.seeds import derive_seed
+from ablate.seeds import derive_seed, study_seed
 from ablate.sweepfile.cells import Cell, build_cells
 from ablate.sweepfile.definitions import Tune
 from ablate.sweepfile.grid_points import MAX_POINTS, grid
@@ -15,21 +15,23 @@ from ablate.sweepfile.positions import Findings
 from ablate.sweepfile.space import Definition
 from ablate.sweepfile.start_points import as_sampled, matching
 
-BUDGET = ("budget", "trials_per_cell")
 MAX_TRIALS = 1_000_000
 
 
 def check_combinations(spec: SweepSpec, tune: Tune, findings: Findings) -> None:
     """Add what is wrong between the parts of `budget` and `confirm`, and between them and the cells."""
     cells = build_cells(spec)
-    asked = len(cells) * (spec.budget.trials_per_cell + spec.confirm.seeds)
+    asked = len(cells) * spec.budget.num_studies * (spec.budget.num_tune + spec.confirm.seeds)
     if asked > MAX_TRIALS:
-        findings.at_value(BUDGET, f"a sweep has at most {MAX_TRIALS} trials, but {len(cells)} cells make {asked}")
+        findings.at_value(
+            spec.budget.key, f"a sweep has at most {MAX_TRIALS} trials, but {len(cells)} cells make {asked}"
+        )
         return
     _check_pruner(spec, cells, findings)
     _check_start_points(spec, cells, findings)
     if spec.budget.sampler == "grid":
         _check_grid(spec, cells, tune, findings)
+    _check_studies(spec, findings)
     _check_confirm(spec, findings)
     _check_seeds(spec, findings)
 
@@ -52,15 +54,17 @@ def _check_pruner(spec: SweepSpec, cells: Sequence[Cell], findings: Findings) ->
         reason = "no parameter says how often a trial reports. Name it as task.length, or set pruner: none"
         findings.at_value(keys, f"the pruner {budget.pruner} cannot judge: {reason}")
         return
-    is_shortened = any(findings.positions.value(place).line is None for place in (BUDGET, ("fixed", spec.task.length)))
+    is_shortened = any(
+        findings.positions.value(place).line is None for place in (spec.budget.key, ("fixed", spec.task.length))
+    )
     if is_shortened:
         return
     if max(cell.max_epochs for cell in cells) < 2:
         reason = f"with {spec.task.length} 1 no trial can be stopped before its end"
         findings.at_value(keys, f"the pruner {budget.pruner} has nothing to judge: {reason}. Set pruner: none")
     least = 3 if budget.pruner == "median" else 2
-    if budget.trials_per_cell < least:
-        reason = f"it needs at least {least} trials a cell, but trials_per_cell is {budget.trials_per_cell}"
+    if budget.num_tune < least:
+        reason = f"it needs at least {least} trials a cell, but {budget.key[1]} is {budget.num_tune}"
         findings.at_value(keys, f"the pruner {budget.pruner} has nothing to judge: {reason}. Set pruner: none")
 
 
@@ -68,8 +72,8 @@ def _check_start_points(spec: SweepSpec, cells: Sequence[Cell], findings: Findin
     points, budget = spec.budget.start_from, spec.budget
     if points and budget.sampler == "grid":
         findings.at_key(("budget", "start_from"), "start_from and sampler grid cannot be combined: a grid tries all")
-    if len(points) > budget.trials_per_cell:
-        message = f"start_from has {len(points)} points, but trials_per_cell is {budget.trials_per_cell}"
+    if len(points) > budget.num_tune:
+        message = f"start_from has {len(points)} points, but {budget.key[1]} is {budget.num_tune}"
         findings.at_key(("budget", "start_from"), message)
     for index, point in enumerate(points):
         if not point:
@@ -108,7 +112,7 @@ def _check_grid(spec: SweepSpec, cells: Sequence[Cell], tune: Tune, findings: Fi
                 findings.at_key(keys, f"sampler grid needs a step or choices for {name}: a range has no end of points")
     if findings:
         return
-    asked = spec.budget.trials_per_cell
+    asked = spec.budget.num_tune
     numbers = {cell.name: len(grid(cell.space)) for cell in cells}
     wrong = {name: number for name, number in numbers.items() if number != asked}
     if wrong:
@@ -116,8 +120,27 @@ def _check_grid(spec: SweepSpec, cells: Sequence[Cell], tune: Tune, findings: Fi
             f"{name or 'the only cell'}: {number if number <= MAX_POINTS else f'more than {MAX_POINTS}'}"
             for name, number in list(wrong.items())[:3]
         )
-        message = "sampler grid needs as many points in every cell as trials_per_cell"
-        findings.at_value(BUDGET, f"{message}, but got {asked} and points {listed}")
+        message = "sampler grid needs as many points in every cell as " + spec.budget.key[1]
+        findings.at_value(spec.budget.key, f"{message}, but got {asked} and points {listed}")
+
+
+def _check_studies(spec: SweepSpec, findings: Findings) -> None:
+    budget = spec.budget
+    place = ("budget", "studies") if "studies" in (spec.tree.get("budget") or {}) else budget.key
+    if budget.num_studies > 1 and budget.sampler == "grid":
+        message = "sampler grid tries the same points in every study: set studies to 1"
+        findings.at_value(place, f"{message}, but got {budget.num_studies}")
+    if budget.num_studies > 1 and not spec.tune:
+        message = "nothing is tuned, so a study is no more than a seed: set studies to 1 and give confirm.seeds"
+        findings.at_value(place, f"{message}, but got {budget.num_studies} studies")
+    if budget.num_studies > 1 or not spec.tune:
+        return
+    reason = "needs several studies: with one, the luck of its tuning can hide any difference"
+    if spec.report.margin is not None:
+        findings.at_value(("report", "margin"), f"margin {reason}. Set budget.studies")
+    for index, claim in enumerate(spec.claims):
+        if claim.kind == "equals":
+            findings.at_value(("claims", index), f"a claim that two arms are equal {reason}. Set budget.studies")
 
 
 def _check_confirm(spec: SweepSpec, findings: Findings) -> None:
@@ -126,15 +149,18 @@ def _check_confirm(spec: SweepSpec, findings: Findings) -> None:
     for name, is_asked in (("runner_up", confirm.runner_up), ("keep_weights", confirm.keep_weights)):
         if is_asked and confirm.seeds == 0 and findings.positions.value(("confirm", "seeds")).line is not None:
             findings.at_value(("confirm", name), f"{name} needs confirm trials, but seeds is 0")
-    if confirm.runner_up and spec.budget.trials_per_cell < 2 and findings.positions.value(BUDGET).line is not None:
+    if confirm.runner_up and spec.budget.num_tune < 2 and findings.positions.value(spec.budget.key).line is not None:
         findings.at_value(
-            ("confirm", "runner_up"), "runner_up needs at least 2 trials a cell, but trials_per_cell is 1"
+            ("confirm", "runner_up"), f"runner_up needs at least 2 trials a cell, but {spec.budget.key[1]} is 1"
         )
 
 
 def _check_seeds(spec: SweepSpec, findings: Findings) -> None:
     """The seeds of a sweep are hashes of 53 bits; should two be equal, a confirm trial would repeat a tune trial."""
-    asked = {"tune": spec.budget.trials_per_cell, "confirm": spec.confirm.seeds}
-    seeds = [derive_seed(spec.seed, phase, number) for phase, count in asked.items() for number in range(count)]
+    asked = {"tune": spec.budget.num_tune, "confirm": spec.confirm.seeds}
+    roots = [study_seed(spec.seed, study) for study in range(spec.budget.num_studies)]
+    seeds = [
+        derive_seed(root, phase, number) for root in roots for phase, count in asked.items() for number in range(count)
+    ]
     if len(set(seeds)) < len(seeds):
         findings.at_value(("seed",), f"two trials of a cell would share a seed with seed {spec.seed}: take another")

@@ -76,3 +76,8 @@ class _Path:
         self.num_options.append(len(options))
         self.point[name] = options[index]
         return options[index]
+
+
+def num_points(space: CellSpace) -> int | None:
+    """STUB."""
+    return None

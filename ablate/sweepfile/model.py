@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ablate.sweepfile.positions import Positions
 from ablate.sweepfile.shape import Budget, Confirm, Resources
@@ -16,19 +16,23 @@ from ablate.tasks.registry import Value
 
 @dataclass(frozen=True, kw_only=True)
 class ReportLayout:
-    """The table's layout: `rows` and `columns` name axes, None where there is none; `baseline` is a level's label."""
+    """The table's layout: `rows` and `columns` name axes, None where there is none; `baseline` is a level's label.
+
+    `margin` is the smallest difference that matters, in the metric (a fraction where it is in percent).
+    """
 
     rows: str | None
     columns: str | None
     metric: str
     baseline: str | None
+    margin: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A checked claim: `better` beats `worse`, levels of the column axis, by at least `margin` in the table's metric.
 
-    `levels` has a level of every other axis.
+    Where `kind` is equals, it claims that they differ by less than `margin`. `levels` has a level of every other axis.
     """
 
     text: str
@@ -36,6 +40,7 @@ class Claim:
     worse: str
     margin: float
     levels: Mapping[str, str]
+    kind: Literal["beats", "equals"] = "beats"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ablate.errors import choices_text, same_word, shown
@@ -186,40 +196,74 @@ class OwnTask(_Section):
     trial_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
-class Budget(_Section):
-    """How each cell is tuned.
+DEFAULT_STUDIES = 5
+Positive = Annotated[int, Field(ge=1)]
 
-    `batch` is the number of trials proposed at once. `start_from` are known points, tried first in every cell.
-    `audit` is the number of stopped trials a cell that run to their end after tuning, to judge the pruner.
+
+class Budget(_Section):
+    """How each cell is tuned: in `studies` independent studies of `trials` tune trials each.
+
+    `trials_per_cell` is the form for a single study, whose confirm seeds are the replicates. `batch` is the number of
+    trials proposed at once. `start_from` are known points, tried first in every cell. `audit` is the number of stopped
+    trials a cell that run to their end after tuning, to judge the pruner.
     """
 
-    trials_per_cell: Annotated[int, Field(ge=1)]
-    sampler: Literal["tpe", "random", "qmc", "grid"] = "tpe"
+    studies: Positive | None = None
+    trials: Positive | None = None
+    trials_per_cell: Positive | None = None
+    sampler: Literal["auto", "tpe", "random", "qmc", "grid"] = "auto"
     pruner: Literal["median", "successive_halving", "hyperband", "none"] = "median"
     batch: Annotated[int, Field(ge=1)] = 1
     start_from: list[dict[str, Scalar]] = []
     audit: Annotated[int, Field(ge=0)] = 0
 
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        if self.trials_per_cell is None and self.trials is None:
+            raise PydanticCustomError("rule", "must have trials, the tune trials of each study")
+        if self.trials_per_cell is not None and (self.trials is not None or self.studies is not None):
+            raise PydanticCustomError("rule", "must have studies and trials, or trials_per_cell for a single study")
+        return self
+
+    @property
+    def num_tune(self) -> int:
+        """How many tune trials a study has."""
+        return self.trials or self.trials_per_cell or 1
+
+    @property
+    def num_studies(self) -> int:
+        """How many studies a cell has."""
+        return 1 if self.trials is None else self.studies or DEFAULT_STUDIES
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Where a file has the number of tune trials."""
+        return ("budget", "trials_per_cell" if self.trials is None else "trials")
+
 
 class Confirm(_Section):
-    """How the winner of each cell is confirmed: trained again with this many fresh seeds.
+    """How the winner of each study is confirmed: trained again with this many fresh seeds.
 
     `runner_up` confirms the second best configuration too, for the appendix. `keep_weights` keeps the weights of
     confirm trials.
     """
 
-    seeds: Annotated[int, Field(ge=0)] = 3
+    seeds: Annotated[int, Field(ge=0)] = 1
     runner_up: bool = False
     keep_weights: bool = False
 
 
 class ReportOptions(_Section):
-    """How the table is laid out; left out, the first axis gives the rows and the second the columns."""
+    """How the table is laid out; left out, the first axis gives the rows and the second the columns.
+
+    `margin` is the smallest difference that matters, with its unit: "2 points", or "0.02 in val_rmse".
+    """
 
     rows: str | None = None
     columns: str | None = None
     metric: Annotated[str, AfterValidator(_name), WithJsonSchema({})] = ""
     baseline: Scalar = None
+    margin: Scalar = None
 
 
 class Resources(_Section):

@@ -22,13 +22,24 @@ from ablate.sweepfile.feasibility import check_cells
 from ablate.sweepfile.merge import Merged, merge
 from ablate.sweepfile.model import Claim, ReportLayout, SweepSpec
 from ablate.sweepfile.positions import Findings
-from ablate.sweepfile.shape import NAME, Budget, Choices, OwnTask, Range, SweepFile, check_shape
+from ablate.sweepfile.shape import (
+    DEFAULT_STUDIES,
+    NAME,
+    Budget,
+    Choices,
+    Confirm,
+    OwnTask,
+    Range,
+    SweepFile,
+    check_shape,
+)
 from ablate.tasks import catalog, registry
 from ablate.tasks.base import Task
 from ablate.tasks.registry import Value
 
 MAX_BYTES = 1_000_000
 MAX_PROFILES = 100
+SEEDS_OF_ONE_STUDY = 3
 
 __all__ = ["ReportLayout", "SweepSpec", "load_spec", "resolved_yaml"]
 
@@ -220,9 +231,28 @@ def _task(file: SweepFile, findings: Findings, folder: Path, function: Any) -> T
 
 
 def _budget(file: SweepFile, task: Task) -> Budget:
-    """Return the budget; the pruner that no file asks for does nothing where the length of a trial is not known."""
-    is_asked = "pruner" in file.budget.model_fields_set
-    return file.budget if task.length or is_asked else file.budget.model_copy(update={"pruner": "none"})
+    """Return the budget with what follows from the rest of a file where the file does not say it.
+
+    Where the length of a trial is not known no pruner acts. A single study is proposed by TPE. Where nothing is tuned,
+    seeds are the replicates and more than one study has no sense.
+    """
+    budget = file.budget
+    update: dict[str, Any] = {}
+    if not task.length and "pruner" not in budget.model_fields_set:
+        update["pruner"] = "none"
+    if budget.trials is None and "sampler" not in budget.model_fields_set:
+        update["sampler"] = "tpe"
+    if budget.trials is not None and budget.studies is None:
+        update["studies"] = DEFAULT_STUDIES if file.tune else 1
+    return budget.model_copy(update=update)
+
+
+def _confirm(file: SweepFile, budget: Budget) -> Confirm:
+    """Return how winners are confirmed: by default with one seed a study, a single study with several."""
+    seeds = 1 if budget.num_studies > 1 else SEEDS_OF_ONE_STUDY
+    return (
+        file.confirm if "seeds" in file.confirm.model_fields_set else file.confirm.model_copy(update={"seeds": seeds})
+    )
 
 
 def _check(file: SweepFile, merged: Merged, path: Path, profile: str, function: Any) -> SweepSpec:
@@ -230,10 +260,11 @@ def _check(file: SweepFile, merged: Merged, path: Path, profile: str, function: 
     parts = _read_parts(file, merged, path.parent, function)
     findings.raise_all()
     file = parts.file
+    budget = _budget(file, parts.task)
     spec = SweepSpec(
         name=file.name, question=file.question, task=parts.task, fixed=parts.fixed, axes=parts.axes,
         tune={name: tuple(definition for _, definition in entries) for name, entries in parts.tune.items()},
-        budget=_budget(file, parts.task), confirm=file.confirm, report=parts.report, resources=file.resources,
+        budget=budget, confirm=_confirm(file, budget), report=parts.report, resources=file.resources,
         seed=file.seed,
         imports=tuple(file.imports), claims=parts.claims, path=path, profile=profile, design=file.design or "",
         components=parts.components, tree=parts.tree, written=merged.tree, positions=findings.positions,

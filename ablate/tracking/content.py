@@ -21,7 +21,7 @@ Identity = tuple[str, str, str, str, str]
 """Kind, cell key, trial key, phase and number of a run, empty where its kind has none."""
 SUMMARY: Identity = ("summary", "", "", "", "")
 IDENTITY_TAGS = ("ablate.kind", "ablate.cell", "ablate.trial", "phase", "number")
-OWN_TAGS = ("phase", "number", "seed", "fingerprint", "state", "reason", "diverged_at", "git_sha", "winner")
+OWN_TAGS = ("phase", "number", "study", "seed", "fingerprint", "state", "reason", "diverged_at", "git_sha", "winner")
 OWN_PREFIXES = ("ablate.", "mlflow.", "winner.")
 Point = tuple[str, float, int, int]
 """A metric's name, value, time (ms since 1970) and epoch counted from 1."""
@@ -44,7 +44,7 @@ def cell_name(cell: DeclaredCell) -> str:
 
 def trial_name(cell: DeclaredCell, proposal: Proposal) -> str:
     """For example "tune 3 width=16 arm=plain": the UI's charts show it without the cell above it."""
-    return f"{proposal.phase} {proposal.number} {cell_name(cell)}"[:MAX_NAME_LENGTH]
+    return f"{proposal.name} {cell_name(cell)}"[:MAX_NAME_LENGTH]
 
 
 def text(value: Any) -> str:
@@ -93,6 +93,7 @@ def trial_tags(cell: DeclaredCell, record: TrialRecord) -> dict[str, str]:
     commit = record.provenance.get("git_sha", "")
     tags = {
         **level_tags(cell),
+        "study": str(record.study + 1),
         "seed": str(record.seed),
         "fingerprint": record.fingerprint,
         "state": record.state,
@@ -118,7 +119,8 @@ def cell_params(cell: DeclaredCell) -> dict[str, str]:
 def summary_tags(declaration: Declaration) -> dict[str, str]:
     """Return the budget: tags, because it can grow and a parameter of a run can never change."""
     tags = {
-        "trials_per_cell": declaration.trials_per_cell,
+        "studies": declaration.num_studies,
+        "tune_trials": declaration.num_tune,
         "confirm_seeds": declaration.num_seeds,
         "sampler": declaration.sampler,
         "pruner": declaration.pruner,
@@ -179,7 +181,7 @@ def cell_metrics(trials: CellTrials, declaration: Declaration) -> dict[str, floa
 
 def cell_note(trials: CellTrials, declaration: Declaration) -> str:
     """Return a cell's description: what it came to so far, and with which configuration."""
-    numbers, winner = cell_metrics(trials, declaration), trials.winner()
+    numbers, winners = cell_metrics(trials, declaration), trials.winners()
     lines = [f"{numbers['num_trials']:.0f} trials have ended, {numbers['num_diverged']:.0f} of them diverged."]
     metric = declaration.metric
     if f"confirmed_{metric.quantity}" in numbers:
@@ -195,19 +197,24 @@ def cell_note(trials: CellTrials, declaration: Declaration) -> str:
             f"Some confirm seeds trained and {num_lost:.0f} of {numbers['confirmed_n']:.0f} collapsed "
             f"({low} to {high}), so there is no mean."
         )
-    if winner is not None:
+    for winner in winners:
         tuned = [f"{name} {text(winner.settings[name])}" for name in trials.cell.tuned if name in winner.settings]
-        lines.append(f"Winner on validation data: tune {winner.number}" + (f" ({', '.join(tuned)})." if tuned else "."))
+        lines.append(f"Winner on validation data: {winner.name}" + (f" ({', '.join(tuned)})." if tuned else "."))
     return text(" ".join(lines))
 
 
 def winner_tags(trials: CellTrials) -> dict[str, str]:
-    """Return the winner's number and tuned parameters: tags, because a parameter of a run can never change."""
-    winner = trials.winner()
-    if winner is None:
-        return {}
-    tuned = {name: winner.settings[name] for name in trials.cell.tuned if name in winner.settings}
-    return {"winner": f"tune {winner.number}", **{f"winner.{name}": text(value) for name, value in tuned.items()}}
+    """Return the winners' numbers and tuned parameters: tags, because a parameter of a run can never change."""
+    winners = trials.winners()
+    tuned = {
+        name: [text(winner.settings[name]) for winner in winners if name in winner.settings]
+        for name in trials.cell.tuned
+    }
+    found = {
+        "winner": [winner.name for winner in winners],
+        **{f"winner.{name}": values for name, values in tuned.items()},
+    }
+    return {name: text(", ".join(values)) for name, values in found.items() if values}
 
 
 def _diverged_at(record: TrialRecord) -> str:

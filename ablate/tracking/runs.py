@@ -53,7 +53,7 @@ class SweepRuns:
 
     def cells(self, cells: list[CellTrials]) -> None:
         """Bring every cell's numbers and winner up to date, and end the cells whose trials are all there."""
-        num_trials = self._declaration.trials_per_cell + self._declaration.num_seeds
+        num_trials = self._declaration.num_trials // len(self._declaration.cells)
         for trials in cells:
             records = [record for _, record in [*trials.tune, *trials.confirm] if record is not None]
             if not records:

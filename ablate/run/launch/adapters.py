@@ -124,7 +124,7 @@ class CellPruning(FIFOScheduler):
         pack = self.packs.running.get(trial.trial_id)
         if pack is None or trial.num_failures > MAX_RETRIES:
             return
-        cell = self.packs.schedule.cells[pack.cell].declared.name
+        cell = self.packs.schedule.studies[pack.study].declared.name
         for proposal in pack.proposals:
             log.warning(
                 "the worker of %s %s %d was lost; the trial goes on from its checkpoint elsewhere (retry %d of %d)",

@@ -1,0 +1,80 @@
+"""What several studies of a cell say: whether their winners agree, and where the uncertainty comes from."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from ablate.report.entries import Entry
+from ablate.report.text import value_text
+from ablate.store.declaration import Declaration, Proposal
+
+
+def winners(declaration: Declaration, entries: list[Entry]) -> list[list[str]]:
+    """Return one row for each tuned parameter of each cell: the winners' values, and how far they agree."""
+    rows = []
+    for entry in entries:
+        found = entry.trials.winners()
+        if len(found) < 2:
+            continue
+        for name in entry.trials.cell.tuned:
+            values = [winner.settings[name] for winner in found if name in winner.settings]
+            if values:
+                shown = ", ".join(value_text(value) for value in values)
+                rows.append([", ".join(entry.levels.values()), name, shown, _agreement(entry, name, found)])
+    return [["cell", "parameter", "winners of the studies", "how far they agree"], *rows] if rows else []
+
+
+def _agreement(entry: Entry, name: str, found: list[Proposal]) -> str:
+    """For example "4 of 5 sgd", or "within 23% of the range"."""
+    shares = [share for winner in found if (share := _share(entry, name, winner)) is not None]
+    if len(shares) == len(found):
+        return f"within {100 * (max(shares) - min(shares)):.0f}% of the range"
+    values = Counter(value_text(winner.settings[name]) for winner in found if name in winner.settings)
+    ((value, count),) = values.most_common(1)
+    return f"{count} of {values.total()} {value}"
+
+
+def _share(entry: Entry, name: str, winner: Proposal) -> float | None:
+    """Return where a winner lies in its range, from 0 to 1; None where it was drawn from choices."""
+    for definition in entry.trials.cell.space.get(name, []):
+        value: Any = winner.params.get(definition["name"])
+        if definition["kind"] == "categorical" or value is None:
+            continue
+        low, high = definition["low"], definition["high"]
+        if definition["log"]:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return float((value - low) / (high - low))
+    return None
+
+
+def variance_shares(declaration: Declaration, entries: list[Entry]) -> list[list[str]]:
+    """Return one row for each comparison: where the variance of the difference comes from, and the correlation."""
+    columns, baseline = declaration.report.get("columns"), declaration.report.get("baseline")
+    at: dict[tuple[tuple[str, Any], ...], Entry] = {tuple(entry.levels.items()): entry for entry in entries}
+    rows = []
+    for entry in entries:
+        found = entry.difference
+        if found is None or found.mean is None or found.n < 2:
+            continue
+        other = at[tuple((axis, baseline if axis == columns else level) for axis, level in entry.levels.items())]
+        shares = found.crossed.shares if found.crossed is not None else None
+        parts = (
+            ["–"] * 3
+            if shares is None
+            else [f"{100 * s:.0f}%" for s in (shares.rows, shares.items, shares.interaction)]
+        )
+        rows.append([", ".join(entry.levels.values()), *parts, _correlation(entry, other)])
+    name = declaration.replicates(2)
+    return [["cell", name, "test items", f"{name} × items", "correlation with the baseline"], *rows] if rows else []
+
+
+def _correlation(first: Entry, second: Entry) -> str:
+    shared = [row for row in first.by_row if row in second.by_row]
+    pairs = np.array([[entry.by_row[row] for row in shared] for entry in (first, second)])
+    if len(shared) < 3 or not pairs.std(axis=1).all():
+        return "–"
+    return f"{np.corrcoef(pairs)[0, 1]:+.2f}".replace("-", "−")
