@@ -197,7 +197,13 @@ class OwnTask(_Section):
 
 
 DEFAULT_STUDIES = 5
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1), WithJsonSchema({"type": "integer", "minimum": 1})]
+ONE_FORM = {
+    "oneOf": [
+        {"required": ["trials"]},
+        {"required": ["trials_per_cell"], "not": {"required": ["studies"]}},
+    ]
+}
 
 
 class Budget(_Section):
@@ -207,6 +213,8 @@ class Budget(_Section):
     trials proposed at once. `start_from` are known points, tried first in every cell. `audit` is the number of stopped
     trials a cell that run to their end after tuning, to judge the pruner.
     """
+
+    model_config = ConfigDict(json_schema_extra=ONE_FORM)
 
     studies: Positive | None = None
     trials: Positive | None = None
