@@ -117,14 +117,18 @@ def lines(content: dict[str, Any], plan: Plan) -> list[str]:
 
 def _startup(plan: Plan) -> dict[str, str]:
     from ablate.search.pruning import first_rung, startup_trials
+    from ablate.search.samplers import num_shared
 
     budget = plan.spec.budget
     num = min(startup_trials(budget.trials_per_cell), budget.trials_per_cell)
+    shared = num_shared(budget.sampler, budget.trials_per_cell)
     epochs = max(cell.max_epochs for cell in plan.cells)
     sampler = {
+        "auto": f"the first {shared} trials of a cell take points that all cells share, "
+        f"{budget.trials_per_cell - shared} are guided",
         "tpe": f"the first {num} trials of a cell are drawn at random, {budget.trials_per_cell - num} are guided",
         "random": "all trials are drawn at random",
-        "qmc": "a scrambled Sobol' sequence, the same on every run",
+        "qmc": "a scrambled Sobol' sequence that all cells share",
         "grid": "every point once",
     }
     pruner = {

@@ -14,11 +14,12 @@ from optuna.trial import Trial, TrialState
 from ablate.metrics import Metric
 from ablate.search.journal import Journal
 from ablate.search.pruning import build_pruner, startup_trials
-from ablate.search.samplers import build_sampler
+from ablate.search.samplers import build_sampler, num_shared
 from ablate.seeds import derive_seed
 from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import Cell
 from ablate.sweepfile.grid_points import shuffled_grid
+from ablate.sweepfile.shared_points import shared_point
 from ablate.tasks.registry import Value
 
 
@@ -33,8 +34,9 @@ def new_storage(file: Path) -> optuna.storages.BaseStorage:
 class CellSearch:
     """Proposes the configurations of one cell and learns from their results.
 
-    The randomness of a proposal derives from (sweep seed, cell, trial number), so it depends on nothing but the
-    results of the trials before it. Proposals are numbered from 0 without gaps, in Optuna as here.
+    `seed` is the study's. Shared points derive from (seed, trial number), what a sampler draws from (seed, cell, trial
+    number), so a proposal depends on nothing but the proposals and results before it. Proposals are numbered from 0
+    without gaps, in Optuna as here.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class CellSearch:
         self.seed = seed
         self.objective = objective
         self.num_startup = startup_trials(trials_per_cell)
+        self.num_shared = num_shared(sampler, trials_per_cell)
         order = derive_seed(seed, "grid", cell.key)
         self.points = shuffled_grid(cell.space, order) if sampler == "grid" else list(cell.start)
         self.study = optuna.create_study(
@@ -75,12 +78,9 @@ class CellSearch:
 
     def ask(self, number: int, known: dict[str, Any] | None = None) -> tuple[dict[str, Value], dict[str, Any]]:
         """Return (tuned parameters, the sampler's own values) of a proposal; `known` values are repeated."""
-        given: Mapping[str, Any] | None = known
-        if known is None:
-            self.study.sampler = self._build_sampler(number)
-            given = self.points[number] if number < len(self.points) else None
-        else:
-            self.study.sampler = optuna.samplers.RandomSampler(seed=0)
+        given = self._given(number) if known is None else known
+        is_open = known is None and (given is None or number < len(self.points))
+        self.study.sampler = self._build_sampler(number) if is_open else optuna.samplers.RandomSampler(seed=0)
         if given is not None:
             self.study.enqueue_trial(dict(given))
         trial = self.study.ask()
@@ -89,6 +89,13 @@ class CellSearch:
         tuned = self.cell.space.suggest(trial)
         self.trials[number] = trial
         return tuned, dict(trial.params)
+
+    def _given(self, number: int) -> Mapping[str, Any] | None:
+        """Return what is known of a proposal before the study is asked, by sampled name; None where nothing is."""
+        start = self.points[number] if number < len(self.points) else None
+        if number < self.num_shared:
+            return shared_point(self.cell.space, self.seed, number, start)
+        return start
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Tell the pruner a trial's objective after an epoch, counted from 1; return whether to stop it.
@@ -133,11 +140,5 @@ class CellSearch:
             self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
 
     def _build_sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return build_sampler(
-            self.sampler,
-            self.cell.space,
-            index=number - len(self.points),
-            num_startup=self.num_startup,
-            seed=derive_seed(self.seed, "sampler", self.cell.key, number) % 2**32,
-            sequence_seed=derive_seed(self.seed, "qmc", self.cell.key) % 2**32,
-        )
+        seed = derive_seed(self.seed, "sampler", self.cell.key, number) % 2**32
+        return build_sampler(self.sampler, num_startup=self.num_startup, seed=seed)

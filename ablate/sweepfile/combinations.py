@@ -12,6 +12,7 @@ from ablate.sweepfile.definitions import Tune
 from ablate.sweepfile.grid_points import MAX_POINTS, grid
 from ablate.sweepfile.model import SweepSpec
 from ablate.sweepfile.positions import Findings
+from ablate.sweepfile.shared_points import NUM_COORDINATES
 from ablate.sweepfile.space import Definition
 from ablate.sweepfile.start_points import as_sampled, matching
 
@@ -30,6 +31,9 @@ def check_combinations(spec: SweepSpec, tune: Tune, findings: Findings) -> None:
     _check_start_points(spec, cells, findings)
     if spec.budget.sampler == "grid":
         _check_grid(spec, cells, tune, findings)
+    if spec.budget.sampler in ("auto", "qmc") and len(tune) > NUM_COORDINATES:
+        message = f"sampler {spec.budget.sampler} takes at most {NUM_COORDINATES} tuned parameters, but got {len(tune)}"
+        findings.at_key(("tune",), message)
     _check_confirm(spec, findings)
     _check_seeds(spec, findings)
 

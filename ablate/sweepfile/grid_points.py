@@ -31,6 +31,11 @@ def shuffled_grid(space: CellSpace, seed: int) -> list[dict[str, Any]]:
     return points
 
 
+def stepped(low: float, high: float, step: float, index: int) -> float:
+    """Return a value of a stepped range, from 0; the last is `high`, whatever the rounding."""
+    return min(low + index * step, high)
+
+
 def _walk(space: CellSpace) -> Iterator[_Path]:
     """Yield one walk through the space for each point: the last decision that has a next option takes it."""
     way: list[int] = []
@@ -60,7 +65,7 @@ class _Path:
             raise ValueError(f"{name} has no step")
         # One more than MAX_POINTS tells that there are too many.
         num = min(round((high - low) / step), MAX_POINTS) + 1
-        self.point[name] = low + self._take(name, range(num)) * step
+        self.point[name] = stepped(low, high, step, self._take(name, range(num)))
         return float(self.point[name])
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:

@@ -194,7 +194,7 @@ class Budget(_Section):
     """
 
     trials_per_cell: Annotated[int, Field(ge=1)]
-    sampler: Literal["tpe", "random", "qmc", "grid"] = "tpe"
+    sampler: Literal["auto", "tpe", "random", "qmc", "grid"] = "tpe"
     pruner: Literal["median", "successive_halving", "hyperband", "none"] = "median"
     batch: Annotated[int, Field(ge=1)] = 1
     start_from: list[dict[str, Scalar]] = []
