@@ -1,5 +1,6 @@
 """Samplers, known points and pruners of a cell, and the combinations of them that are refused."""
 
+import json
 import re
 from collections import Counter
 from math import log10
@@ -9,13 +10,15 @@ import pytest
 from made_up import Sweep
 
 from ablate.errors import SpecError
+from ablate.search.cell_search import CellSearch, new_storage
 from ablate.search.samplers import build_sampler, num_shared
 from ablate.seeds import study_seed
 from ablate.sweepfile.cells import build_cells
-from ablate.sweepfile.grid_points import grid
+from ablate.sweepfile.grid_points import MAX_POINTS, any_order, grid, num_points
 from ablate.sweepfile.shared_points import NUM_COORDINATES, coordinates, shared_point
 from ablate.sweepfile.spec import load_spec
 
+FINITE = ["tune={lr: [0.001, 0.01, 0.1], optimizer: [sgd, adam]}", "budget.trials_per_cell=9"]
 SAMPLERS = {
     "auto": ["budget.sampler=auto"],
     "tpe": ["budget.sampler=tpe"],
@@ -32,6 +35,9 @@ SAMPLERS = {
     "known points, auto": ["budget.start_from=[{lr: 0.3}]", "budget.sampler=auto"],
     "batch": ["budget.batch=3"],
     "batch, auto": ["budget.batch=3", "budget.sampler=auto"],
+    "finite, auto": ["budget.sampler=auto", *FINITE],
+    "finite, tpe": ["budget.sampler=tpe", "budget.batch=2", *FINITE],
+    "finite, random": ["budget.sampler=random", *FINITE],
 }
 FIRST_VERSION = [1.592165, 1.229956, 1.351411, 1.955815]
 KEYS_OF_TPE = ["80c5f1127286", "5fa27c293029"]
@@ -399,6 +405,121 @@ def test_keys_of_cells_have_the_version_of_shared_points_where_they_use_them(tmp
     assert {name: keys(name) == before[name] for name in names} == {
         "auto": False, "qmc": False, "tpe": True, "random": True,
     }  # fmt: skip
+
+
+def searches(tmp_path, text, sampler, trials, seed=0):
+    spec = spec_of(tmp_path, text)
+    storage = new_storage(tmp_path / "optuna.journal")
+    return [
+        CellSearch(
+            storage, cell.name or "cell", cell, sampler=sampler, pruner="none", trials_per_cell=trials, num_epochs=2,
+            seed=seed, objective=spec.task.metric(spec.task.objective),
+        )
+        for cell in build_cells(spec)
+    ]  # fmt: skip
+
+
+def proposed(search, num, score=lambda params: 0.5):
+    found = []
+    for number in range(num):
+        _, params = search.ask(number)
+        search.study.tell(search.trials[number], score(params))
+        found.append(params)
+    return found
+
+
+TWO = "name: s\naxes: {depth: [8, 14]}\ntune: {optimizer: [sgd, nesterov]}\nbudget: {trials_per_cell: 2}\n"
+SIX = TWO.replace("nesterov]", "nesterov, adam], batch_size: {low: 32, high: 64, step: 32}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sampler", ["auto", "qmc", "tpe", "random"])
+def test_two_trials_of_two_choices_try_both(tmp_path, sampler, seed):
+    for search in searches(tmp_path, TWO, sampler, 2, seed):
+        assert {point["optimizer"] for point in proposed(search, 2)} == {"sgd", "nesterov"}
+
+
+@pytest.mark.parametrize("sampler", ["auto", "qmc", "tpe", "random"])
+def test_points_of_a_finite_space_come_again_when_all_were_tried_and_equally_often(tmp_path, sampler):
+    for search in searches(tmp_path, SIX, sampler, 20):
+        points = [json.dumps(point, sort_keys=True) for point in proposed(search, 20)]
+        assert len(set(points[:6])) == len(set(points[6:12])) == len(set(points[12:18])) == 6
+        assert len(set(points[18:])) == 2
+
+
+def test_cells_of_an_equal_finite_space_share_its_points_too(tmp_path):
+    for sampler in ("qmc", "auto"):
+        first, second = searches(tmp_path, SIX, sampler, 12)
+        shared = num_shared(sampler, 12)
+        assert proposed(first, shared) == proposed(second, shared, lambda params: len(params["optimizer"]))
+    points = {json.dumps(proposed(searches(tmp_path, SIX, "qmc", 6, seed)[0], 6)) for seed in range(6)}
+    assert len(points) > 1
+
+
+def test_a_point_that_was_tried_gives_way_to_one_that_is_like_it(tmp_path):
+    text = SIX.replace("[sgd, nesterov, adam]", "[sgd, nesterov, adam, rmsprop]")
+    for search in searches(tmp_path, text, "qmc", 8):
+        points = proposed(search, 8)
+        for number, point in enumerate(points):
+            own = shared_point(search.cell.space, 0, number)
+            assert own in points[: number + 1]
+            if own not in points[:number]:
+                assert point == own
+            elif any(len(own.items() - other.items()) == 1 for other in points[number:]):
+                assert len(own.items() - point.items()) == 1
+
+
+def test_known_points_of_a_finite_space_are_tried_as_they_are_and_not_again(tmp_path):
+    known = "[{optimizer: adam, batch_size: 64}, {optimizer: sgd, batch_size: 32}]"
+    text = SIX.replace("2}\n", f"6, start_from: {known}}}\n")
+    for sampler in ("auto", "qmc", "tpe", "random"):
+        for search in searches(tmp_path, text, sampler, 6):
+            points = proposed(search, 6)
+            assert points[:2] == [{"optimizer": "adam", "batch_size": 64}, {"optimizer": "sgd", "batch_size": 32}]
+            assert len({json.dumps(point, sort_keys=True) for point in points}) == 6
+
+
+def test_proposals_that_were_recorded_are_repeated_and_count_as_tried(tmp_path):
+    for sampler in ("auto", "qmc", "tpe", "random"):
+        search = searches(tmp_path, TWO, sampler, 3)[0]
+        for number in range(2):
+            assert search.ask(number, known={"optimizer": "sgd"})[1] == {"optimizer": "sgd"}
+        assert search.ask(2)[1] == {"optimizer": "nesterov"}
+
+
+def test_a_finite_space_leaves_what_a_sampler_proposes_where_nothing_was_tried_before(tmp_path):
+    """Drawing a point to look at it is drawing it."""
+    tune = "{lr: {low: 1, high: 101, step: 0.0625}, optimizer: [sgd, adam]}"
+    text = f"name: s\ntune: {tune}\nbudget: {{trials_per_cell: 9}}\n"
+    for sampler in ("tpe", "random"):
+        (search,), (free,) = searches(tmp_path, text, sampler, 9), searches(tmp_path, text, sampler, 9)
+        assert search.is_finite
+        free.is_finite = False
+        score = {"score": lambda params: params["lr"] / 100}
+        assert proposed(search, 9, **score) == proposed(free, 9, **score)
+
+
+def test_the_number_of_points_is_that_of_the_grid_without_walking_it(tmp_path):
+    tune = [
+        ("{lr: {low: 0.1, high: 1}}", None),
+        ("{optimizer: [sgd, adam], lr: [{low: 0.1, high: 1, when: {optimizer: sgd}}, "
+         "{low: 0.1, high: 0.2, step: 0.1, when: {optimizer: adam}}]}", None),
+        ("{lr: [0.1, 1], optimizer: [sgd, adam]}", 4),
+        ("{optimizer: [sgd, adam], momentum: {low: 0, high: 0.5, step: 0.25, when: {optimizer: sgd}}, "
+         "batch_size: {low: 32, high: 64, step: 32}}", 8),
+        ("{width: {low: 1, high: 3}, batch_size: {choices: [8, 16], when: {width: [1, 2]}}, lr: [0.1, 1]}", 10),
+        ("{width: {low: 1, high: 100}, batch_size: {low: 2, high: 101}}", MAX_POINTS),
+        ("{width: {low: 1, high: 73}, batch_size: {low: 2, high: 138}}", None),
+        ("{}", 1),
+    ]  # fmt: skip
+    for text, expected in tune:
+        spec = spec_of(tmp_path, f"name: s\ntune: {text}\nbudget: {{trials_per_cell: 3}}\n")
+        (cell,) = build_cells(spec)
+        assert num_points(cell.space) == expected, text
+        if expected is not None:
+            points = [sorted(point.items()) for point in grid(cell.space)]
+            assert len(points) == expected
+            assert sorted(points) == sorted(sorted(point.items()) for point in any_order(cell.space))
 
 
 def test_the_last_value_of_a_stepped_range_is_its_end(tmp_path):
