@@ -23,6 +23,7 @@ from ablate.search.cell_search import CellSearch, new_storage
 from ablate.store.declaration import CellTrials, DeclaredClaim, Proposal, SweepFolder, collect
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
+from ablate.sweepfile.space import Definition
 from ablate.sweepfile.spec import load_spec
 from ablate.tasks.image_classification.config import METRICS
 from ablate.tracking.content import cell_metrics, cell_note
@@ -253,7 +254,7 @@ class Free:
 
         @staticmethod
         def definitions(name):
-            return ()
+            return (Definition(parameter="x", sampled_name="x", kind="float", high=1),)
 
 
 def search(folder, objective, pruner="none"):

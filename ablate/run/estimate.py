@@ -117,18 +117,22 @@ def lines(content: dict[str, Any], plan: Plan) -> list[str]:
 
 def _startup(plan: Plan) -> dict[str, str]:
     from ablate.search.pruning import first_rung, startup_trials
+    from ablate.search.samplers import num_shared
 
     budget = plan.spec.budget
-    num = min(startup_trials(plan.declaration.num_tune), plan.declaration.num_tune)
+    asked, where = plan.declaration.num_tune, plan.declaration.searched
+    num = min(startup_trials(asked), asked)
+    shared = num_shared(budget.sampler, asked)
     epochs = max(cell.max_epochs for cell in plan.cells)
     sampler = {
-        "tpe": f"the first {num} trials of a cell are drawn at random, {plan.declaration.num_tune - num} are guided",
+        "auto": f"the first {shared} trials of a {where} take points that all cells share, {asked - shared} are guided",
+        "tpe": f"the first {num} trials of a {where} are drawn at random, {asked - num} are guided",
         "random": "all trials are drawn at random",
-        "qmc": "a scrambled Sobol' sequence, the same on every run",
+        "qmc": "a scrambled Sobol' sequence that all cells share",
         "grid": "every point once",
     }
     pruner = {
-        "median": f"from trial {num + 1} of a cell on, after epoch {max(1, epochs // 3)} of {epochs}",
+        "median": f"from trial {num + 1} of a {where} on, after epoch {max(1, epochs // 3)} of {epochs}",
         "successive_halving": f"rungs from epoch {first_rung(epochs)} of {epochs} on, one trial in three passes",
         "hyperband": f"rungs from epoch {first_rung(epochs)} of {epochs} on, later ones in later brackets",
         "none": "no trial is stopped",

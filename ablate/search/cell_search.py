@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +15,12 @@ from optuna.trial import Trial, TrialState
 from ablate.metrics import Metric
 from ablate.search.journal import Journal
 from ablate.search.pruning import build_pruner, startup_trials
-from ablate.search.samplers import build_sampler
+from ablate.search.samplers import build_sampler, num_shared
 from ablate.seeds import derive_seed
 from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import Cell
-from ablate.sweepfile.grid_points import shuffled_grid
+from ablate.sweepfile.grid_points import Place, any_order, num_points, place, shuffled_grid
+from ablate.sweepfile.shared_points import shared_point
 from ablate.tasks.registry import Value
 
 
@@ -33,8 +35,12 @@ def new_storage(file: Path) -> optuna.storages.BaseStorage:
 class CellSearch:
     """Proposes the configurations of one cell and learns from their results.
 
-    The randomness of a proposal derives from (sweep seed, cell, trial number), so it depends on nothing but the
-    results of the trials before it. Proposals are numbered from 0 without gaps, in Optuna as here.
+    `seed` is the study's. Shared points derive from (seed, trial number), what a sampler draws from (seed, cell, trial
+    number), so a proposal depends on nothing but the proposals and results before it. Proposals are numbered from 0
+    without gaps, in Optuna as here.
+
+    In a finite space no point is proposed again while another one was tried less often, by no sampler. Known points
+    are proposed as they are.
     """
 
     def __init__(
@@ -55,6 +61,11 @@ class CellSearch:
         self.seed = seed
         self.objective = objective
         self.num_startup = startup_trials(trials_per_cell)
+        self.num_shared = num_shared(sampler, trials_per_cell)
+        self.is_finite = num_points(cell.space) is not None
+        self._definitions = {d.sampled_name: d for name in cell.space.tuned for d in cell.space.definitions(name)}
+        self._num_tried: Counter[Place] = Counter()
+        self._places: dict[Place, dict[str, Any]] = {}
         order = derive_seed(seed, "grid", cell.key)
         self.points = shuffled_grid(cell.space, order) if sampler == "grid" else list(cell.start)
         self.study = optuna.create_study(
@@ -75,12 +86,9 @@ class CellSearch:
 
     def ask(self, number: int, known: dict[str, Any] | None = None) -> tuple[dict[str, Value], dict[str, Any]]:
         """Return (tuned parameters, the sampler's own values) of a proposal; `known` values are repeated."""
-        given: Mapping[str, Any] | None = known
-        if known is None:
-            self.study.sampler = self._build_sampler(number)
-            given = self.points[number] if number < len(self.points) else None
-        else:
-            self.study.sampler = optuna.samplers.RandomSampler(seed=0)
+        given = self._given(number) if known is None else known
+        is_open = known is None and (given is None or number < len(self.points))
+        self.study.sampler = self._build_sampler(number) if is_open else optuna.samplers.RandomSampler(seed=0)
         if given is not None:
             self.study.enqueue_trial(dict(given))
         trial = self.study.ask()
@@ -88,7 +96,53 @@ class CellSearch:
             raise RuntimeError(f"Optuna numbered trial {number} of cell {self.cell.key} as {trial.number}")
         tuned = self.cell.space.suggest(trial)
         self.trials[number] = trial
+        if self.is_finite:
+            self._num_tried[place(self._definitions, trial.params)] += 1
         return tuned, dict(trial.params)
+
+    def _given(self, number: int) -> Mapping[str, Any] | None:
+        """Return what is known of a proposal before the study is asked, by sampled name; None where nothing is."""
+        start = self.points[number] if number < len(self.points) else None
+        if self.sampler == "grid":
+            return start
+        if number < self.num_shared:
+            point = shared_point(self.cell.space, self.seed, number, start)
+        elif self.is_finite and start is None:
+            point = self._draw(number)
+        else:
+            return start
+        return self._least_tried(point) if self.is_finite and start is None else point
+
+    def _draw(self, number: int) -> dict[str, Any]:
+        """Return what the study would propose, without proposing it: what a trial has drawn cannot be changed."""
+        study = optuna.create_study(direction=self._direction, sampler=self._build_sampler(number))
+        study.add_trials(self.study.get_trials(deepcopy=False))
+        trial = study.ask()
+        self.cell.space.suggest(trial)
+        return dict(trial.params)
+
+    def _least_tried(self, point: dict[str, Any]) -> dict[str, Any]:
+        """Return a point of a finite space, or another one if that was tried less often.
+
+        It is one of those tried least often, one that differs from the point in the fewest parameters, and of these
+        the one that the seed chooses.
+        """
+        wanted = place(self._definitions, point)
+        if not self._num_tried[wanted]:
+            return point
+        if not self._places:
+            self._places = {place(self._definitions, each): each for each in any_order(self.cell.space)}
+        least = min(self._num_tried[other] for other in self._places)
+        if self._num_tried[wanted] == least:
+            return point
+        distances = {
+            other: len({name for name, _ in other ^ wanted})
+            for other in self._places
+            if self._num_tried[other] == least
+        }
+        nearest = min(distances.values())
+        among = (other for other, distance in distances.items() if distance == nearest)
+        return self._places[min(among, key=lambda other: derive_seed(self.seed, "untried", str(sorted(other))))]
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Tell the pruner a trial's objective after an epoch, counted from 1; return whether to stop it.
@@ -133,11 +187,5 @@ class CellSearch:
             self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
 
     def _build_sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return build_sampler(
-            self.sampler,
-            self.cell.space,
-            index=number - len(self.points),
-            num_startup=self.num_startup,
-            seed=derive_seed(self.seed, "sampler", self.cell.key, number) % 2**32,
-            sequence_seed=derive_seed(self.seed, "qmc", self.cell.key) % 2**32,
-        )
+        seed = derive_seed(self.seed, "sampler", self.cell.key, number) % 2**32
+        return build_sampler(self.sampler, num_startup=self.num_startup, seed=seed)

@@ -11,6 +11,7 @@ from itertools import combinations, product
 from typing import Any
 
 from ablate.sweepfile.model import SweepSpec
+from ablate.sweepfile.shared_points import SEQUENCE_VERSION
 from ablate.sweepfile.space import CellSpace
 from ablate.sweepfile.start_points import start_points
 from ablate.tasks.base import Settings, Task
@@ -26,11 +27,11 @@ class Cell:
     with defaults. `stamps` name kind, name and version of all rows that a trial of the cell can use. `start` are the
     known points that are tried first, by sampled name.
 
-    `key` is 12 hex digits that identify what is searched and how: settings, space, rows, sampler, pruner, batch,
-    known points, the sweep's seed, and the levels. It does not depend on the number of trials or seeds, so a longer
-    budget goes on with the same cell. The levels count so that two cells with equal settings stay two; renaming a level
-    therefore makes a new cell (its finished trials are found again by their own keys). See `with_known_keys` for axes
-    that are added.
+    `key` is 12 hex digits that identify what is searched and how: settings, space, rows, sampler (with the version of
+    shared points where it uses them), pruner, batch, known points, the sweep's seed, and the levels. It does not depend
+    on the number of trials or seeds, so a longer budget goes on with the same cell. The levels count so that two cells
+    with equal settings stay two; renaming a level therefore makes a new cell (its finished trials are found again by
+    their own keys). See `with_known_keys` for axes that are added.
     """
 
     task: Task
@@ -123,6 +124,8 @@ def _key(
         "batch": spec.budget.batch,
         "seed": spec.seed,
     }
+    if spec.budget.sampler in ("auto", "qmc"):
+        content["sequence"] = SEQUENCE_VERSION
     if start:
         content["start"] = start
     if spec.task.stamp != FIRST_TASK:

@@ -12,6 +12,7 @@ from ablate.sweepfile.definitions import Tune
 from ablate.sweepfile.grid_points import MAX_POINTS, grid
 from ablate.sweepfile.model import SweepSpec
 from ablate.sweepfile.positions import Findings
+from ablate.sweepfile.shared_points import NUM_COORDINATES
 from ablate.sweepfile.space import Definition
 from ablate.sweepfile.start_points import as_sampled, matching
 
@@ -32,6 +33,9 @@ def check_combinations(spec: SweepSpec, tune: Tune, findings: Findings) -> None:
     if spec.budget.sampler == "grid":
         _check_grid(spec, cells, tune, findings)
     _check_studies(spec, findings)
+    if spec.budget.sampler in ("auto", "qmc") and len(tune) > NUM_COORDINATES:
+        message = f"sampler {spec.budget.sampler} takes at most {NUM_COORDINATES} tuned parameters, but got {len(tune)}"
+        findings.at_key(("tune",), message)
     _check_confirm(spec, findings)
     _check_seeds(spec, findings)
 

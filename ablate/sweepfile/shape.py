@@ -198,7 +198,7 @@ class OwnTask(_Section):
 
 DEFAULT_STUDIES = 5
 Positive = Annotated[int, Field(ge=1), WithJsonSchema({"type": "integer", "minimum": 1})]
-ONE_FORM = {
+ONE_FORM: dict[str, Any] = {
     "oneOf": [
         {"required": ["trials"]},
         {"required": ["trials_per_cell"], "not": {"required": ["studies"]}},

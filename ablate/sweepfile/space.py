@@ -124,14 +124,16 @@ class CellSpace:
 
     `settings` are the parameters that are not searched here, with the defaults of those left out; parameters that
     matter for no choice of rows in this cell are left out. `tuned` are the searched parameters in the order in which
-    they are drawn. `undecided` are the defaults of parameters that are neither given nor searched, and whose default
-    is another for another choice of a row that is searched.
+    they are drawn. `names` are all parameters that the sweep file tunes, in this cell or not. `undecided` are the
+    defaults of parameters that are neither given nor searched, and whose default is another for another choice of a row
+    that is searched.
     """
 
     def __init__(
         self, parameters: Parameters, tune: Mapping[str, Sequence[Definition]], settings: Mapping[str, Value]
     ) -> None:
         self.parameters = parameters
+        self.names = tuple(sorted(tune))
         self._given = dict(settings)
         self._kept: dict[str, tuple[Definition, ...]] = {}
         known = parameters.all()
