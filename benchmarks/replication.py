@@ -3,7 +3,9 @@
     python benchmarks/replication.py [--replications 2000] [--designs auto,qmc,tpe,one,…] [--jobs 2]
     python benchmarks/replication.py --file search_spaces/depth_ablation.yaml --seeds 5 --out FOLDER
 
-The first form runs every sweep through plan, schedule, Optuna, ledger and report; Ray's processes alone are left out.
+The first form runs every sweep through plan, schedule, Optuna, ledger and report; Ray's processes are left out, and
+records stay in memory, but for the first sweep of each design: it is run with the files of the ledger too, and must
+give the same.
 Of each sweep with 10 studies the first 5 make a table of their own. Cells: a baseline, two arms that are equal to it,
 and one that is 4 points better. The truth of a difference is its mean over all studies of all sweeps of a design. The
 second form runs a sweep file once for each sweep seed and compares the tables in pairs.
@@ -49,6 +51,7 @@ confirm: {seeds: SEEDS}
 report: {columns: arm, baseline: base}
 """
 STUDIES = 10
+FIRST_SEED = 1000
 DESIGNS = {
     **{name: (f"studies: {STUDIES}, trials: 6, sampler: {name}, pruner: none", 1) for name in ("auto", "qmc", "tpe")},
     "auto+median": (f"studies: {STUDIES}, trials: 6, sampler: auto, pruner: median", 1),
@@ -57,7 +60,7 @@ DESIGNS = {
 """Budget, and confirm seeds of a study; "one" is a single study with five seeds."""
 
 
-def sweep(design: str, seed: int, folder: Path) -> dict[str, Any]:
+def sweep(design: str, seed: int, folder: Path, *, on_disk: bool = False) -> dict[str, Any]:
     """Run one sweep and return what its tables say, with 10 studies and with the first 5."""
     from ablate.run.pack import Pack
     from ablate.run.plan import make_plan
@@ -75,7 +78,7 @@ def sweep(design: str, seed: int, folder: Path) -> dict[str, Any]:
     )
     plan = make_plan(folder / "sweep.yaml", None, [f"seed={seed}"], folder / "runs")
     plan.declare()
-    ledger = Ledger(plan.out)
+    ledger = Ledger(plan.out) if on_disk else in_memory(Ledger)(plan.out)
     schedule = Schedule(plan.declaration, study_runs(plan), plan.folder, ledger, 1)
     while (pack := schedule.next_pack()) is not None:
         report = _report(schedule, pack)
@@ -87,6 +90,28 @@ def sweep(design: str, seed: int, folder: Path) -> dict[str, Any]:
         declaration = dataclasses.replace(plan.declaration, num_studies=num)
         found[str(num)] = _tables(declaration, [cell_trials(cell.studies[:num]) for cell in cells])
     return found
+
+
+def in_memory(kind: Any) -> Any:
+    """Return the class of a ledger whose records are in no files."""
+
+    class Memory(kind):  # type: ignore[misc]
+        def __init__(self, out: Path) -> None:
+            super().__init__(out)
+            self.records: dict[tuple[str, str], Any] = {}
+
+        def write(self, record: Any) -> Path:
+            self.records.setdefault((record.key, record.cell), record)
+            return self.path(record.key)
+
+        def read(self, key: str, sweep: str, cell: str = "", trial: Any = None) -> Any:
+            return self.records.get((key, "")) or self.records.get((key, cell))
+
+        def read_all(self, wanted: Any, sweep: str, **options: Any) -> Any:
+            found = {pair: self.read(pair[0], sweep, pair[1]) for pair in wanted}
+            return {pair: record for pair, record in found.items() if record is not None}
+
+    return Memory
 
 
 def _report(schedule: Any, pack: Any) -> Any:
@@ -133,6 +158,10 @@ def chunk(asked: tuple[str, list[int]]) -> list[dict[str, Any]]:
     for seed in seeds:
         with tempfile.TemporaryDirectory(dir=memory) as name:
             found.append(sweep(design, seed, Path(name)))
+        if seed == FIRST_SEED:
+            with tempfile.TemporaryDirectory(dir=memory) as name:
+                if sweep(design, seed, Path(name), on_disk=True) != found[-1]:
+                    raise SystemExit("the ledger's files give another table than records in memory")
     return found
 
 
@@ -198,7 +227,7 @@ def simulate(designs: list[str], replications: int, others: int, jobs: int) -> d
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for index, design in enumerate(designs):
             number = others if index else replications
-            seeds = list(range(1000, 1000 + number))
+            seeds = list(range(FIRST_SEED, FIRST_SEED + number))
             chunks = [(design, seeds[first : first + 10]) for first in range(0, number, 10)]
             found: list[dict[str, Any]] = []
             for done in pool.imap(chunk, chunks):
