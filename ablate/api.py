@@ -48,8 +48,9 @@ def sweep(
     metric: str | Mapping[str, Any] | None = None,
     tune: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
+    studies: int | None = None,
     trials: int = 6,
-    seeds: int = 3,
+    seeds: int | None = None,
     baseline: Any = None,
     name: str | None = None,
     question: str = "",
@@ -63,7 +64,7 @@ def sweep(
     quiet: bool = False,
     **sections: Any,
 ) -> Result:
-    """Tune every cell with the same number of trials, confirm its winner on fresh seeds, and return the result.
+    """Tune every cell in studies of as many trials each, confirm their winners on fresh seeds, and return the result.
 
     What has ended before is in the ledger below `out` and does not run again. The sweep is written as a sweep file,
     `out`/`name`.yaml, with which the command line goes on.
@@ -76,8 +77,9 @@ def sweep(
         metric: What the table shows, from confirm trials only; the objective if left out.
         tune: {parameter: what is searched}: `ablate.log(low, high)`, `ablate.between(low, high)` or a list of choices.
         fixed: {parameter: value} for all trials.
-        trials: Tune trials in each cell, >= 1.
-        seeds: Confirm seeds of each cell, >= 0.
+        studies: Independent studies of each cell, >= 1; if left out 5, or 1 where nothing is tuned.
+        trials: Tune trials of each study, >= 1.
+        seeds: Confirm seeds of each study, >= 0; if left out 1, or 3 where there is one study.
         baseline: The level of the column axis that the others are compared with.
         name: The sweep's; the function's if left out.
         out: The output folder, or "s3://BUCKET/PREFIX".
@@ -124,8 +126,10 @@ def sweep(
         entry = {"command": list(map(str, train)), "folder": os.path.relpath(Path.cwd(), folder), **entry}
     content: Json = {"name": chosen, **({"question": question} if question else {}), "task": entry}
     content |= {key: _plain(value) for key, value in (("fixed", fixed), ("axes", axes), ("tune", tune)) if value}
-    content["budget"] = {"trials_per_cell": _plain(trials), **_plain(sections.pop("budget", {}))}
-    content["confirm"] = {"seeds": _plain(seeds), **_plain(sections.pop("confirm", {}))}
+    budget = {"trials": trials} | ({} if studies is None else {"studies": studies})
+    content["budget"] = {**_plain(budget), **_plain(sections.pop("budget", {}))}
+    confirm = {**({} if seeds is None else {"seeds": _plain(seeds)}), **_plain(sections.pop("confirm", {}))}
+    content |= {"confirm": confirm} if confirm else {}
     report = _plain(sections.pop("report", {}))
     if baseline is not None:
         report["baseline"] = _plain(baseline)
