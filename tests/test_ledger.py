@@ -800,4 +800,4 @@ def test_items_of_two_records_differ_by_their_metric():
     assert differing_numbers(WITH_ITEMS, other) == ["items of test_accuracy"]
     assert differing_numbers(WITH_ITEMS, RECORD) == []
     text = other_numbers(WITH_ITEMS, other)
-    assert text.startswith("items of test_accuracy is other items of test_accuracy there")
+    assert text.startswith("items of test_accuracy is another list there")

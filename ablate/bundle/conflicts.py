@@ -73,7 +73,7 @@ def _number(record: TrialRecord, name: str) -> str:
     if name in record.curves:
         return "another curve"
     if name.startswith("items of "):
-        return f"other {name}"
+        return "another list"
     return str(getattr(record, name)) or "none"
 
 
