@@ -203,7 +203,8 @@ def load(out: str | Place = "runs", sweep: str | None = None) -> Result:
         raise UsageError(f"no sweep in {place} yet")
     folder = SweepFolder(place, sweep or known[-1])
     declaration = folder.read_declaration()
-    return Result(place, declaration, collect(declaration, folder.read_proposals(), Ledger(place, is_read_only=True)))
+    ledger, items = Ledger(place, is_read_only=True), [str(declaration.report["metric"])]
+    return Result(place, declaration, collect(declaration, folder.read_proposals(), ledger, items=items))
 
 
 @dataclass(frozen=True, repr=False)

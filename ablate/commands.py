@@ -281,7 +281,7 @@ def status(sweep: str | None, out: Place, as_json: bool) -> None:
     declaration = folder.read_declaration()
     running = folder.read_running() if is_locked(folder.path / "lock") else set()
     ledger = Ledger(out, is_read_only=True)
-    cells = collect(declaration, folder.read_proposals(), ledger)
+    cells = collect(declaration, folder.read_proposals(), ledger, items=[str(declaration.report["metric"])])
     folder.tell_passed_over(len(ledger.misfits))
     content = status(declaration, cells, running=running)
     if as_json:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.tasks import catalog, registry
-from ablate.tasks.base import Divergence, Prepared, Settings, Task, Training, Trial
+from ablate.tasks.base import Divergence, Prepared, Settings, Task, Training, Trial, TrialError, checked_items
 from ablate.tasks.parameters import ConfigError
 
 
@@ -40,7 +40,8 @@ def check_task(
     Raises:
         UsageError: The file, the task or a setting is wrong.
         ConformanceError: It does not repeat its numbers, does not go on from what it saved, reports a metric that it
-            does not declare, sees test data while tuning, or has a fingerprint that does not survive JSON.
+            does not declare, sees test data while tuning, has items whose mean is not their metric, or has a
+            fingerprint that does not survive JSON.
     """
     if file is not None:
         registry.load_imports([Path(file)])
@@ -139,7 +140,13 @@ def _finished(task: Task, settings: Settings, prepared: Prepared, seed: int, unt
         _expect(run.training.progress.epoch == until, f"after load progress.epoch is {run.training.progress.epoch}")
     run.go_on(run.training.num_epochs)
     metrics = run.training.measure(is_confirmed=True)
-    return {"curves": run.training.progress.curves, "metrics": metrics, "digest": run.training.digest()}
+    items = run.training.items()
+    try:
+        kept = checked_items(items, metrics)
+    except TrialError as error:
+        raise ConformanceError(str(error)) from None
+    return {"curves": run.training.progress.curves, "metrics": metrics, "digest": run.training.digest(),
+            "items": kept, "text for its items": items.of}  # fmt: skip
 
 
 def _check_declared(task: Task, settings: Settings) -> None:

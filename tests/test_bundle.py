@@ -441,6 +441,30 @@ def test_tables_of_layers_travel_with_their_records(whole, tmp_path):
     assert refused(out, exported(whole, "whole.zip"))[0].endswith(text)
 
 
+def of_bits(*bits: float) -> Change:
+    """Return what gives complete confirm trials an item of every test image."""
+    return lambda record: (
+        dataclasses.replace(record, items={"test_accuracy": list(bits)}, items_digest="d")
+        if (record.state, record.phase) == ("complete", "confirm")
+        else record
+    )
+
+
+def test_items_travel_with_their_records_and_must_be_equal_where_both_have_them(whole, tmp_path):
+    file = exported(part(whole, tmp_path / "b" / "runs", in_cells(0), of_bits(1, 0, 1)), "bits.zip")
+    out = tmp_path / "runs"
+    merge([file], out)
+    keys = [proposal.key for proposal in proposals(out) if proposal.phase == "confirm"]
+    kept = [Ledger(out).read(key, "", items=None).items for key in keys]
+    assert kept
+    assert kept == [{"test_accuracy": [1, 0, 1]}] * len(keys)
+    assert not merge([exported(part(whole, tmp_path / "c" / "runs", in_cells(0)), "none.zip")], out)[0].is_changed
+    other = exported(part(whole, tmp_path / "d" / "runs", in_cells(0), of_bits(1, 1, 0)), "other.zip")
+    lines = refused(out, other)
+    text = f"{other}: the trial {keys[0]} has other numbers in {out}: items of test_accuracy is another list there"
+    assert lines[0].startswith(text)
+
+
 def test_a_damaged_record_is_not_exported_and_a_merge_mends_it(whole, tmp_path, caplog):
     out = tmp_path / "runs"
     merge([exported(whole, "whole.zip")], out)

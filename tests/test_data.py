@@ -332,6 +332,43 @@ def test_loading_says_which_file_is_bad(tmp_path):
         prepare.load(tmp_path / "gone.pt")
 
 
+def test_the_digest_of_the_test_images_depends_on_these_alone(tmp_path, register):
+    def found(cache="cache", raw=None, **settings):
+        register(raw or RawImages(random_split(200), None, num_val=20))
+        return prepare.load(prepare.prepare(toy(**settings), tmp_path / cache).path).test_digest
+
+    whole = found()
+    assert re.fullmatch("[0-9a-f]{16}", whole)
+    assert {found(image_size=4), found(num_train=100), found(num_val=40, image_size=5)} == {whole}
+    train, test = random_split(200), random_split(40, seed=1)
+    official = found("official", RawImages(train, test, num_val=20))
+    assert official != whole
+    assert found("other", RawImages(random_split(160, seed=2), test, num_val=20)) == official
+    turned = test.take(torch.arange(39, -1, -1))
+    assert found("turned", RawImages(train, turned, num_val=20)) != official
+    assert found("labels", RawImages(train, Split(test.images, test.labels.roll(1)), num_val=20)) != official
+
+
+def test_a_file_of_before_tells_its_test_images_where_they_were_not_resized(tmp_path, register):
+    register(RawImages(random_split(200), None, num_val=20))
+    digests = {}
+    for size in (None, 4):
+        path = prepare.prepare(toy(image_size=size), tmp_path).path
+        content = torch.load(path, weights_only=True)
+        whole = content.pop("test_digest")
+        torch.save(content, path)
+        digests[size] = prepare.load(path).test_digest == whole
+        assert prepare.prepare(toy(image_size=size), tmp_path).path == path
+    assert digests == {None: True, 4: False}
+
+
+def test_floats_of_double_precision_have_the_digest_of_what_is_kept(tmp_path, register):
+    values = torch.rand(100, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    register(RawImages(Split(values, torch.arange(100) % 2), None, num_val=20))
+    data = prepare.load(prepare.prepare(toy(), tmp_path).path)
+    assert data.test_digest == prepare._test_digest(data.test)
+
+
 def test_a_data_set_moves_to_a_device_whole(tmp_path):
     data = prepare.load(prepare.prepare(resolve({}), tmp_path).path).to("meta")
     tensors = [data.mean, data.std, *(t for s in (data.train, data.val, data.test) for t in (s.images, s.labels))]

@@ -114,14 +114,14 @@ RECORD = TrialRecord(
     key="ab12-01", fingerprint="ab12", seed=2**53 - 1, phase="confirm", state="complete",
     settings={"depth": 20, "lr": 0.1}, rows={"optimizer": "adam@1"}, data_digest="d",
     metrics={"test_accuracy": 0.5, "val_accuracy": 0.5}, curves={"val_accuracy": [0.25, 0.5], "train_loss": []},
-    num_epochs=2, provenance={"git_sha": "abc"}, layers={"epoch": [1], "position": [0], "layer": ["a"], "gain": [0.5]},
+    num_epochs=2, provenance={"git_sha": "abc"}, items={"test_accuracy": [1.0, 0.0] * 9}, items_digest="e", layers={"epoch": [1], "position": [0], "layer": ["a"], "gain": [0.5]},
 )  # fmt: skip
 
 
 def read_ledger(out):
     ledger = Ledger(out)
     for found in (ledger.read(RECORD.key, "s", "c"), *ledger.find("ab"),
-                  *ledger.read_all([(RECORD.key, "c")], "s").values()):  # fmt: skip
+                  *ledger.read_all([(RECORD.key, "c")], "s", items=["test_accuracy"]).values()):  # fmt: skip
         if found is not None:
             assert found.key == RECORD.key
             dataclasses.asdict(found)
@@ -155,6 +155,7 @@ CELLS = {
     "metrics": st.sampled_from([None, [], [("val_accuracy", None)], [("a", 1.0), ("a", 2.0)], [("val_accuracy",
     1e308)]]),
     "curves": st.sampled_from([None, [], [("val_accuracy", None)], [("val_accuracy", [None, 1.0])], [("", [])]]),
+    "items": st.sampled_from([None, [], [("a", None)], [("a", [None, 1.0])], [("a", [1.0]), ("b", [])]]),
 }  # fmt: skip
 TEXT = st.text(max_size=9).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import resource
 import struct
 from pathlib import Path
@@ -14,11 +15,12 @@ import pytest
 from click.testing import CliRunner
 from synthetic import Synthetic
 
+from ablate.bundle.conflicts import other_numbers
 from ablate.commands import main
 from ablate.errors import LedgerError, UsageError
 from ablate.storage import append_line, is_locked, locked, read_lines, write_atomically
 from ablate.store.declaration import Proposal, SweepFolder, collect, sweeps
-from ablate.store.ledger import Ledger
+from ablate.store.ledger import Ledger, differing_numbers
 from ablate.store.record import SCHEMA, SCHEMA_VERSION, TrialRecord
 from ablate.tasks.image_classification.config import PARAMETERS
 from ablate.tasks.parameters import trial_key
@@ -710,3 +712,92 @@ def test_a_proposal_that_does_not_fit_its_key_is_passed_over(tmp_path, monkeypat
     done = CliRunner().invoke(main, ["merge", str(tmp_path / "b"), "--out", str(tmp_path / "other")])
     assert done.exit_code == 0, done.output
     assert SweepFolder(tmp_path / "other", SWEEP).read_proposals() == proposals
+
+
+BITS = [1.0, 0.0] * 180
+ITEMS = {"test_accuracy": BITS, "test_accuracy_batch_statistics": BITS[::-1]}
+WITH_ITEMS = dataclasses.replace(RECORD, items=ITEMS, items_digest="0123")
+
+
+@pytest.mark.parametrize("values", [BITS, [0.25, -3.5, 2.0**100] * 300, [float(n) for n in range(1000)]])
+def test_items_read_as_they_were_written_where_they_are_asked_for(tmp_path, values):
+    record = dataclasses.replace(WITH_ITEMS, items={"b": values[::-1], "a": values})
+    ledger = Ledger(tmp_path)
+    ledger.write(record)
+    bare, one = dataclasses.replace(record, items={}), dataclasses.replace(record, items={"a": values})
+    assert ledger.read(record.key, "s") == bare
+    assert ledger.read(record.key, "s", items=["a", "c"]) == one
+    assert ledger.read(record.key, "s", items=None) == record
+    assert ledger.find(record.key) == [record]
+    wanted = [(record.key, "c")]
+    assert ledger.read_all(wanted, "s") == {wanted[0]: bare}
+    assert ledger.read_all(wanted, "s", items=["a"]) == {wanted[0]: one}
+
+
+def test_records_with_items_are_read_in_one_go_with_records_of_before(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    ledger.write(WITH_ITEMS)
+    older = dataclasses.replace(RECORD, key="ab12-02")
+    path = ledger.write(older)
+    pq.write_table(pq.read_table(path).drop_columns(["items_digest", "items"]), path)
+    wanted = [(WITH_ITEMS.key, "c"), (older.key, "c")]
+    expected = {wanted[0]: WITH_ITEMS, wanted[1]: older}
+    assert ledger.read_all(wanted, "s", items=list(ITEMS)) == expected
+    assert ledger.read_all(wanted, "s")[wanted[1]] == older
+    # Where there are several files of one trial they are read one by one.
+    ledger.write(dataclasses.replace(RECORD, state="failed", sweep="s", cell="c"))
+    assert ledger.read_all(wanted, "s", items=list(ITEMS)) == expected
+
+
+def test_ten_thousand_items_take_two_kilobytes(tmp_path):
+    random.seed(0)
+    bits = [float(random.random() < 0.5) for _ in range(10_000)]
+    sizes = [
+        Ledger(tmp_path / str(len(items))).write(dataclasses.replace(RECORD, items=items)).stat().st_size
+        for items in ({}, {"test_accuracy": bits})
+    ]
+    assert sizes[1] - sizes[0] < 2_000
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ([("a", [1.0, None])], "an item has no number"),
+        ([("a", [1.0, float("nan")])], "an item has no number"),
+        ([("a", [1.0]), ("b", [1.0, 0.0])], "items has entries of different lengths"),
+        ([("a", [1.0]), ("a", [0.0])], "items has an entry twice"),
+        ([("a", None)], "an item has no number"),
+    ],
+)
+def test_items_that_are_none_are_damage_whether_they_are_asked_for_or_not(tmp_path, caplog, items, reason):
+    path = Ledger(tmp_path).write(RECORD)
+    table = pq.read_table(path)
+    array = pa.array([items], SCHEMA.field("items").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("items"), "items", array), path)
+    ledger = Ledger(tmp_path, is_read_only=True)
+    assert ledger.read_all([(RECORD.key, "c")], "s") == {}
+    assert ledger.read(RECORD.key, "s", items=None) is None
+    assert reason in caplog.text
+
+
+def test_only_confirm_trials_of_a_collected_sweep_have_items(tmp_path):
+    synthetic = Synthetic(tmp_path, num_tune=2, num_seeds=2, axes={"depth": ["20"], "arm": ["plain"]})
+    declaration = synthetic.write()
+    folder, ledger = SweepFolder(tmp_path, declaration.sweep), Ledger(tmp_path)
+    for proposal in folder.read_proposals():
+        record = ledger.read(proposal.key, declaration.sweep, proposal.cell)
+        ledger.path(proposal.key).unlink()
+        ledger.write(dataclasses.replace(record, items=ITEMS, items_digest="0123"))
+    for items in ((), ["test_accuracy"]):
+        (trials,) = collect(declaration, folder.read_proposals(), ledger, items=items)
+        kept = {"test_accuracy": BITS} if items else {}
+        assert [record.items for _, record in trials.confirm] == [kept, kept]
+        assert {record.items_digest for _, record in trials.confirm} == {"0123"}
+
+
+def test_items_of_two_records_differ_by_their_metric():
+    other = dataclasses.replace(WITH_ITEMS, items={**ITEMS, "test_accuracy": BITS[::-1]})
+    assert differing_numbers(WITH_ITEMS, other) == ["items of test_accuracy"]
+    assert differing_numbers(WITH_ITEMS, RECORD) == []
+    text = other_numbers(WITH_ITEMS, other)
+    assert text.startswith("items of test_accuracy is another list there")

@@ -1,6 +1,7 @@
 """A user's own function or script as the task of a sweep file, without Ray."""
 
 import math
+import struct
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from ablate.errors import SpecError
 from ablate.run.checkpoints import Checkpoints
 from ablate.run.pack import Pack
 from ablate.run.plan import make_plan
+from ablate.store.ledger import Ledger
 from ablate.sweepfile.spec import load_spec
 from ablate.tasks import catalog
 from ablate.tasks.own.state import from_bytes, to_bytes
@@ -316,6 +318,121 @@ class TestState:
         other = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
         other.load_state_dict(from_bytes(to_bytes(optimizer.state_dict())))
         assert repr(other.state_dict()) == repr(optimizer.state_dict())
+
+
+ITEMS_TASK = (
+    "{function: code.py:train, objective: {name: val_accuracy, direction: max, unit: percent}, "
+    "metrics: [test_accuracy]}"
+)
+
+
+def with_items(folder, *lines, task=ITEMS_TASK):
+    """Write a function that reports once and ends with these lines."""
+    return write(folder, body("trial.report(val_accuracy=0.5)", *lines), task)
+
+
+class TestItems:
+    @pytest.mark.parametrize(
+        "values",
+        ["[1, 0, 1, 0]", "[True, False, True, False]", "(0.9, 0.1, 0.7, 0.3)", "numpy.array([1, 0, 1, 0], bool)",
+         "torch.tensor([1.0, 0.0, 1.0, 0.0])"],
+    )  # fmt: skip
+    def test_a_confirm_trial_keeps_what_its_function_returns_in_single_precision(self, tmp_path, values):
+        path = with_items(
+            tmp_path, "import numpy, torch", f'return {{"test_accuracy": 0.5, "items": {{"test_accuracy": {values}}}}}'
+        )
+        record = ran(path)
+        assert record.message == ""
+        assert record.metrics == {"val_accuracy": 0.5, "test_accuracy": 0.5}
+        expected = [0.9, 0.1, 0.7, 0.3] if "0.9" in values else [1.0, 0.0, 1.0, 0.0]
+        assert record.items == {"test_accuracy": [struct.unpack("f", struct.pack("f", each))[0] for each in expected]}
+        ledger = Ledger(tmp_path / "runs")
+        ledger.write(record)
+        assert ledger.read(record.key, "", items=None).items == record.items
+        tuned = ran(path, "tune")
+        assert (tuned.metrics, tuned.items, tuned.items_digest) == ({"val_accuracy": 0.5}, {}, "")
+
+    def test_which_items_they_are_is_told_by_their_number_and_a_text(self, tmp_path):
+        def digest(values, of=""):
+            named = f', "items_of": "{of}"' if of else ""
+            path = with_items(
+                tmp_path, f'return {{"test_accuracy": 0.5, "items": {{"test_accuracy": {values}}}{named}}}'
+            )
+            record = ran(path)
+            assert record.metrics["test_accuracy"] == 0.5
+            return record.items_digest
+
+        assert digest("[1, 0]") == digest("[0, 1]")
+        assert len({digest("[1, 0]"), digest("[1, 0, 1, 0]"), digest("[1, 0]", "a"), digest("[1, 0]", "b")}) == 4
+
+    def test_a_single_number_named_items_is_a_metric_as_before(self, tmp_path):
+        record = ran(with_items(tmp_path, 'return {"test_accuracy": 0.5, "items": 360}'))
+        assert (record.metrics["items"], record.items) == (360.0, {})
+
+    @pytest.mark.parametrize(
+        ("items", "message"),
+        [
+            ("[1, 0]", "items must map metrics to one number a test item each, but got list"),
+            ("{'test_accuracy': 1}", "items of test_accuracy must be a list or an array of numbers, but got int"),
+            ("{'test_accuracy': [1, None]}", "items of test_accuracy must be numbers, but item 1 is NoneType"),
+            ("{'test_accuracy': [[1, 0]]}", "items of test_accuracy must be numbers, but item 0 is list"),
+            ("{'test_accuracy': []}", "items of test_accuracy must be one number a test item, but there are none"),
+            ("{'test_accuracy': [0.5, math.nan]}", "must be finite in single precision, but item 1 is nan"),
+            ("{'test_accuracy': [0.5, 1e300]}", "must be finite in single precision, but item 1 is 1e+300"),
+            (
+                "{'accuracy': [1, 0]}",
+                "there are items of accuracy, which this trial has not: it has val_accuracy, test",
+            ),
+            ("{'test_accuracy': [1, 0], 'val_accuracy': [1, 0, 1, 0]}", "test_accuracy has 2 and val_accuracy has 4"),
+            ("{'test_accuracy': [1, 0, 0]}", "must be the mean of its items, but it is 0.5 and that is 0.333333333"),
+            ("{'test_accuracy': [1, 0] * 50_000 + [1, 1]}", "must be the mean of its items, but it is 0.5 and that is"),
+        ],
+    )
+    def test_what_is_no_list_with_the_metric_for_its_mean_fails_the_trial(self, tmp_path, items, message):
+        record = ran(with_items(tmp_path, f'return {{"test_accuracy": 0.5, "items": {items}}}'))
+        assert (record.state, record.reason, record.items) == ("failed", "error", {})
+        assert message in record.message
+
+    def test_a_mean_in_single_precision_is_near_enough(self, tmp_path):
+        task = ITEMS_TASK.replace(", unit: percent", "")
+        path = with_items(
+            tmp_path,
+            "import numpy",
+            "losses = numpy.random.default_rng(0).gamma(1, 3, 20_000).astype('float32')",
+            "batches = [float(part.mean()) for part in losses.reshape(100, 200)]",
+            'return {"test_accuracy": sum(batches) / 100, "items": {"test_accuracy": losses}}',
+            task=task,
+        )
+        record = ran(path)
+        assert record.message == ""
+        assert len(record.items["test_accuracy"]) == 20_000
+
+    @pytest.mark.parametrize("phase", ["confirm", "tune"])
+    def test_a_script_prints_them_with_its_last_metrics(self, tmp_path, phase):
+        last = 'print(json.dumps({"test_rmse": 0.5, "items": {"test_rmse": [0.25, 0.75]}, "items_of": "mine"}))'
+        script = SCRIPT.replace('print(json.dumps({"test_rmse": given.seed % 7 + 0.5}))', last)
+        record = ran(write_script(tmp_path, script), phase, settings=SETTINGS)
+        assert record.message == ""
+        assert record.items == ({"test_rmse": [0.25, 0.75]} if phase == "confirm" else {})
+        assert bool(record.items_digest) == (phase == "confirm")
+
+    def test_a_script_may_print_a_long_line_of_them(self, tmp_path):
+        last = 'print(json.dumps({"test_rmse": 1 / 3, "items": {"test_rmse": [1 / 3] * 100_000}}))'
+        script = SCRIPT.replace('print(json.dumps({"test_rmse": given.seed % 7 + 0.5}))', last)
+        assert len(ran(write_script(tmp_path, script), settings=SETTINGS).items["test_rmse"]) == 100_000
+
+    @pytest.mark.parametrize(
+        ("items", "message"),
+        [
+            ('{"test_rmse": ["a"]}', "items of test_rmse must be numbers, but item 0 is str"),
+            ('{"test_rmse": [0.5, 0.6]}', "test_rmse must be the mean of its items, but it is 0.5 and that is 0.55"),
+        ],
+    )
+    def test_a_script_that_prints_others_has_failed(self, tmp_path, items, message):
+        last = f"print(json.dumps({{'test_rmse': 0.5, 'items': {items}}}))"
+        script = SCRIPT.replace('print(json.dumps({"test_rmse": given.seed % 7 + 0.5}))', last)
+        record = ran(write_script(tmp_path, script), settings=SETTINGS)
+        assert (record.state, message in record.message) == ("failed", True)
 
 
 class TestCommand:

@@ -94,6 +94,27 @@ def test_the_table_of_layers_must_agree_too(out):
     assert "the numbers do not agree" in done.output
 
 
+def test_test_items_must_agree_where_both_have_them(out):
+    record = trained(out)
+    ledger = Ledger(out)
+    path = ledger.write(record)
+    done = invoke(record.key)
+    assert done.exit_code == 0, done.output
+    assert "test items of test_accuracy: equal\n" in done.output
+    bits = [1 - bit for bit in record.items["test_accuracy"][:2]] + record.items["test_accuracy"][2:]
+    path.unlink()
+    path = ledger.write(dataclasses.replace(record, items={**record.items, "test_accuracy": bits}))
+    done = invoke(record.key)
+    assert done.exit_code == 1
+    assert "test items of test_accuracy: 2 of 360 not equal\n" in done.output
+    assert "the numbers do not agree" in done.output
+    path.unlink()
+    ledger.write(dataclasses.replace(record, items={}, items_digest=""))
+    done = invoke(record.key)
+    assert done.exit_code == 0, done.output
+    assert "test items" not in done.output
+
+
 def test_a_repetition_that_fails_says_why(out, monkeypatch):
     record = trained(out)
     Ledger(out).write(record)

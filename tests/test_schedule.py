@@ -68,6 +68,29 @@ def test_confirm_trials_repeat_the_validation_winner_of_their_cell(tmp_path):
         assert all(proposal.settings == best.settings for proposal, _ in trials.confirm)
 
 
+def test_items_are_in_the_ledger_and_not_in_the_memory_of_who_schedules(tmp_path, monkeypatch):
+    one = ("axes.depth=[8]", "axes.arm={plain: {shortcut: none}}")
+    sweep = Sweep(tmp_path, *one)
+    on_finished = sweep.schedule.on_finished
+
+    def with_items(pack, records):
+        is_confirm = records[0].phase == "confirm"
+        items = {"test_accuracy": [1.0, 0.0]} if is_confirm else {}
+        on_finished(pack, [dataclasses.replace(record, items=items, items_digest="d") for record in records])
+
+    monkeypatch.setattr(sweep.schedule, "on_finished", with_items)
+    sweep.run()
+    again = Sweep(tmp_path, *one)
+    for each in (sweep, again):
+        records = [record for run in each.schedule.cells for record in run.records.values()]
+        confirmed = [record for record in records if record.phase == "confirm"]
+        assert [record.items_digest for record in confirmed] == ["d"] * 3
+        assert not any(record.items for record in records)
+        kept = [each.ledger.read(record.key, "", items=None).items for record in confirmed]
+        assert kept == [{"test_accuracy": [1.0, 0.0]}] * 3
+    assert not any(record.items for _, _, record in sweep.ended)
+
+
 def test_the_last_trial_of_a_cell_can_be_the_one_that_is_confirmed(tmp_path):
     rising = itertools.count(1)
     one = ("axes.depth=[8]", "axes.arm={plain: {shortcut: none}}", "budget.pruner=none")

@@ -8,6 +8,7 @@ import toy_task
 from toy_task import Line, LineTask
 
 from ablate.tasks import catalog, registry
+from ablate.tasks.base import Items
 from ablate.tasks.image_classification.config import KINDS
 from ablate.testing import ConformanceError, check_row, check_task
 
@@ -66,7 +67,17 @@ def forgetful(self, content):
     self.velocity = [0.0, 0.0]
 
 
+def of_number(self):
+    return Items(values={"test_rmse": [self._rmse("test")] * 2}, of=str(next(NUMBERS)))
+
+
 FAULTS = {
+    "test_rmse must be the mean of its items": {"items": lambda self: Items(values={"test_rmse": [0.0, 0.5]})},
+    "there are items of test_loss, which this trial has not": {
+        "items": lambda self: Items(values={"test_loss": [1.0]})
+    },
+    "items of test_rmse must be numbers": {"items": lambda self: Items(values={"test_rmse": [[1.0]]})},
+    "a trial with the same seed has other text for its items": {"items": of_number},
     "run_epoch moved progress.epoch by 2": {"run_epoch": twice_as_far},
     "a trial with the same seed has other metrics": {"measure": moody},
     "a trial that goes on after its first epoch has other curves": {"load": forgetful},

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import math
+import re
 import subprocess
 import sys
 
@@ -288,6 +289,54 @@ def test_a_single_image_left_over_joins_the_batch_before_it(tiny_dataset, num):
     assert sizes == {33: [16, 17], 34: [16, 16, 2], 48: [16, 16, 16]}[num]
     assert math.isfinite(loss)
     assert 0 <= accuracy <= 1
+
+
+def test_a_confirm_trial_has_for_every_test_accuracy_which_images_were_right(tiny_dataset, monkeypatch):
+    monkeypatch.setattr("ablate.tasks.image_classification.training.trainer.EVAL_BATCH", 10)
+    data = dataclasses.replace(tiny_dataset, test=tiny_dataset.test.take(torch.arange(31)), test_digest="t")
+    (record,) = train(data, task(lr=0.01, epochs=1))
+    assert set(record.items) == {name for name in record.metrics if name.startswith("test_accuracy")}
+    for name, bits in record.items.items():
+        assert len(bits) == 31
+        assert set(bits) <= {0.0, 1.0}
+        assert sum(bits) / 31 == pytest.approx(record.metrics[name], abs=1e-9)
+    trainer = Trainer(resolve({**BASE, "lr": 0.01, "epochs": 1}), data, 1, CPU)
+    trainer.run_epoch()
+    alone = [trainer.evaluate(data.test.take(torch.tensor([index])))[1] for index in range(31)]
+    assert record.items["test_accuracy"] == alone
+    assert 0 < sum(alone) < 31
+
+
+def test_the_test_images_are_evaluated_no_more_often_than_there_are_accuracies(tiny_dataset, monkeypatch):
+    seen = []
+    evaluate = Trainer.evaluate
+    monkeypatch.setattr(
+        Trainer,
+        "evaluate",
+        lambda self, split, *rest: seen.append(split is self.dataset.test) or evaluate(self, split, *rest),
+    )
+    (record,) = train(tiny_dataset, task(epochs=1))
+    assert sum(seen) == len(record.items) == 4
+
+
+@pytest.mark.parametrize(("phase", "settings"), [("tune", {}), ("confirm", {"lr": 1e6, "max_loss": 10.0})])
+def test_tune_trials_and_diverged_ones_have_no_items(tiny_dataset, phase, settings):
+    (record,) = train(tiny_dataset, task(phase=phase, **settings))
+    assert record.state == ("diverged" if settings else "complete")
+    assert (record.items, record.items_digest) == ({}, "")
+
+
+def test_items_of_two_trials_have_one_digest_only_where_their_test_images_are_the_same(tiny_dataset):
+    def digest(data_digest="d", **changes):
+        data = dataclasses.replace(tiny_dataset, **{"test_digest": "t", **changes})
+        request = dataclasses.replace(task(epochs=1), data_digest=data_digest)
+        (record,) = train(data, request)
+        return record.items_digest
+
+    assert re.fullmatch("[0-9a-f]{16}", digest())
+    assert digest() == digest(data_digest="other")
+    assert digest() != digest(test_digest="u")
+    assert digest(test_digest="") != digest("other", test_digest="")
 
 
 def test_batch_statistics_leave_the_running_ones_alone(tiny_dataset):

@@ -72,6 +72,8 @@ def _number(record: TrialRecord, name: str) -> str:
         return repr(record.metrics[name])
     if name in record.curves:
         return "another curve"
+    if name.startswith("items of "):
+        return "another list"
     return str(getattr(record, name)) or "none"
 
 

@@ -57,7 +57,7 @@ class Side:
 
 @dataclass
 class Additions:
-    """What a folder lacks of a bundle, and where the two contradict each other. Records come without their curves."""
+    """What a folder lacks of a bundle, and where the two contradict each other. Records come without curves, items."""
 
     proposals: list[Proposal] = field(default_factory=list)
     records: list[TrialRecord] = field(default_factory=list)
@@ -238,7 +238,7 @@ def _additions(bundle: Side, side: Side) -> Additions:
             )
     _add_proposals(found, bundle, side)
     tuned = {(p.key, p.cell) for p in side.proposals if p.phase == "tune"}
-    pairs = zip(side.ledger.stored(trials, sweep), bundle.ledger.stored(trials, sweep), strict=True)
+    pairs = zip(*(each.ledger.stored(trials, sweep, items=None) for each in (side, bundle)), strict=True)
     for (pair, ours), (_, theirs) in pairs:
         _add_records(found, bundle, side, ours, theirs)
         if pair in tuned and _one_was_stopped(ours.used, theirs.used):
@@ -289,9 +289,9 @@ def _add_records(found: Additions, bundle: Side, side: Side, here: Stored, there
             # A failed record gives way to a result, as it does when `sweep` tries its trial again; not to one under the
             # older name, which it would hide.
             is_missing = ours is None or (ours.state == "failed" and bool(theirs.cell or not ours.cell))
-        without_curves = dataclasses.replace(theirs, curves={})
+        bare = dataclasses.replace(theirs, curves={}, items={})
         if is_missing:
-            found.records.append(without_curves)
+            found.records.append(bare)
             continue
         found.known.add(theirs.key)
         if ours is None or "failed" in (ours.state, theirs.state):
@@ -301,7 +301,7 @@ def _add_records(found: Additions, bundle: Side, side: Side, here: Stored, there
             continue
         table, other = side.ledger.read_layers(ours), bundle.ledger.read_layers(theirs)
         if table is None and other is not None and (ours.sweep, ours.cell) == (theirs.sweep, theirs.cell):
-            found.layers.append(without_curves)
+            found.layers.append(bare)
         elif table is not None and other is not None and not _agree(table, other):
             found.conflicts.append(f"{bundle.name}: the trial {ours.key} has another table of layers in {side.name}")
 

@@ -106,7 +106,9 @@ def build_report(
         folder = SweepFolder(out, sweep_id)
         declaration = folder.read_declaration()
         num_misfits = len(ledger.misfits)
-        cells = collect(declaration, folder.read_proposals(), ledger)
+        cells = collect(
+            declaration, folder.read_proposals(), ledger, items={str(declaration.report["metric"]), metric or ""}
+        )
         if tells_lines:
             folder.tell_passed_over(len(ledger.misfits) - num_misfits)
         _check_confirmed(declaration, cells, to_print)

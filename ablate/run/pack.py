@@ -21,7 +21,7 @@ from ablate.places import Place
 from ablate.run.checkpoints import Checkpoints
 from ablate.signals import was_interrupted
 from ablate.store.record import TrialRecord
-from ablate.tasks.base import Divergence, Task, Training, Trial, TrialError
+from ablate.tasks.base import Divergence, Items, Task, Training, Trial, TrialError, checked_items, items_digest
 
 # Called after each epoch with the epoch, counted from 1, and each member's objective: its worst value where the member
 # diverged in this epoch, None where it ended before or there is no worst. Returns the members, from 0, to stop here.
@@ -203,9 +203,12 @@ class Pack:
         metrics = member.training.measure(is_confirmed)
         if not is_confirmed:  # Whatever a task returns: nothing before the table sees test data.
             metrics = {name: value for name, value in metrics.items() if not self._is_held_back(name)}
+        items = member.training.items() if is_confirmed else Items()
+        kept = checked_items(items, metrics)
         if self.weights and is_confirmed and (content := member.training.kept()):
             self.weights.save(member.request.key, content)
-        self._finish(member, state, metrics=metrics)
+        digest = items_digest(items, member.request.data_digest)
+        self._finish(member, state, metrics=metrics, items=kept, digest=digest)
 
     def _is_held_back(self, name: str) -> bool:
         """Whether a metric is for confirm trials only: on test data by its name, or the one that the table shows."""
@@ -217,6 +220,8 @@ class Pack:
         state: str,
         divergence: Divergence | None = None,
         metrics: dict[str, float] | None = None,
+        items: dict[str, list[float]] | None = None,
+        digest: str = "",
         reason: str = "",
         message: str = "",
     ) -> None:
@@ -236,6 +241,8 @@ class Pack:
             rows=self.task.parameters.stamps(request.settings),
             data_digest=request.data_digest,
             metrics=metrics or {},
+            items=items or {},
+            items_digest=digest,
             curves={
                 name: curve
                 for name, curve in (progress.curves if progress else {}).items()

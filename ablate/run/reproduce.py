@@ -50,11 +50,15 @@ class Reproduction:
 
     @property
     def is_exact(self) -> bool:
-        """Whether state, weights, curves, metrics and the table of layers are equal bit for bit."""
-        # An earlier version recorded fewer metrics.
+        """Whether state, weights, curves, metrics, test items and the table of layers are equal bit for bit."""
+        # An earlier version recorded fewer metrics, and no items.
         metrics = {name: value for name, value in self.repeated.metrics.items() if name in self.recorded.metrics}
-        repeated = dataclasses.replace(self.repeated, metrics=metrics)
-        return self.same_layers is not False and _numbers(self.recorded) == _numbers(repeated)
+        both = self.recorded.items.keys() & self.repeated.items.keys()
+        first, second = (
+            dataclasses.replace(record, items={name: record.items[name] for name in both})
+            for record in (self.recorded, dataclasses.replace(self.repeated, metrics=metrics))
+        )
+        return self.same_layers is not False and _numbers(first) == _numbers(second)
 
     @property
     def agrees(self) -> bool:
@@ -83,6 +87,11 @@ class Reproduction:
         if self.recorded.weights_digest or self.repeated.weights_digest:
             digests = [record.weights_digest or "none" for record in (self.recorded, self.repeated)]
             lines.append(f"weights: recorded {digests[0]}, repeated {digests[1]}")
+        for name in sorted(self.recorded.items.keys() & self.repeated.items.keys()):
+            first, second = self.recorded.items[name], self.repeated.items[name]
+            num_other = sum(one != other for one, other in zip(first, second, strict=False))
+            others = f"{num_other:,} of {len(first):,} not equal" if first != second else "equal"
+            lines.append(f"test items of {name}: {others}")
         if self.same_layers is not None:
             lines.append(f"tables of layers: {'equal' if self.same_layers else 'not equal'}")
         if self.differing:

@@ -294,8 +294,8 @@ class Schedule:
                 self.ledger.write(record)
             self.checkpoints.remove(record.key)
             run.running.pop(proposal.key, None)
-            # The ledger has the layers.
-            self._keep(run, proposal, dataclasses.replace(record, layers={}), is_new=True)
+            # The ledger has the layers and the items.
+            self._keep(run, proposal, dataclasses.replace(record, layers={}, items={}), is_new=True)
         self._idle.add(pack.study)
         self._tell_running()
         if self._is_tuned(run) and not run.confirm:

@@ -20,7 +20,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -646,22 +646,27 @@ def _latest(file: Place, names: Container[str]) -> str:
     return ""
 
 
-def collect(declaration: Declaration, proposals: list[Proposal], ledger: Ledger) -> list[CellTrials]:
+def collect(
+    declaration: Declaration, proposals: list[Proposal], ledger: Ledger, *, items: Collection[str] = ()
+) -> list[CellTrials]:
     """Return the trials of every cell that the present declaration asks for, with their records.
 
     A confirm proposal counts only if it repeats the configuration of its study's present winner. Of the
-    tune trials only the winner has its curves. A proposal that the ledger finds to be damaged is passed over, as if its
+    tune trials only the winner has its curves. `items` names the metrics whose test items the confirm trials' records
+    have; no other record has any. A proposal that the ledger finds to be damaged is passed over, as if its
     line were not there: it is in the ledger's `misfits`.
     """
     while True:
         num_known = len(ledger.misfits)
         proposals = [proposal for proposal in proposals if proposal not in ledger.misfits]
-        found = _collected(declaration, proposals, ledger)
+        found = _collected(declaration, proposals, ledger, items)
         if len(ledger.misfits) == num_known:
             return found
 
 
-def _collected(declaration: Declaration, proposals: list[Proposal], ledger: Ledger) -> list[CellTrials]:
+def _collected(
+    declaration: Declaration, proposals: list[Proposal], ledger: Ledger, items: Collection[str]
+) -> list[CellTrials]:
     latest = {proposal.slot: proposal for proposal in proposals}
     found = [
         StudyTrials(
@@ -691,7 +696,8 @@ def _collected(declaration: Declaration, proposals: list[Proposal], ledger: Ledg
                     trials.confirm.append((proposal, None))
             trials.extra.extend(_extra(declaration, trials, latest, ledger))
     winners = [(t, winner) for t in found if (winner := t.winner()) is not None]
-    confirmed = _records(ledger, declaration, [*winners, *((t, p) for t in found for p, _ in t.confirm)])
+    asked = [*winners, *((t, p) for t in found for p, _ in t.confirm)]
+    confirmed = _records(ledger, declaration, asked, items=items)
     for trials in found:
         trials.tune[:] = [(p, confirmed.get((p.key, trials.cell.key), record)) for p, record in trials.tune]
         trials.confirm[:] = [(p, confirmed.get((p.key, trials.cell.key))) for p, _ in trials.confirm]
@@ -700,10 +706,15 @@ def _collected(declaration: Declaration, proposals: list[Proposal], ledger: Ledg
 
 
 def _records(
-    ledger: Ledger, declaration: Declaration, asked: Iterable[tuple[StudyTrials, Proposal]], *, with_curves: bool = True
+    ledger: Ledger,
+    declaration: Declaration,
+    asked: Iterable[tuple[StudyTrials, Proposal]],
+    *,
+    with_curves: bool = True,
+    items: Collection[str] = (),
 ) -> dict[tuple[str, str], TrialRecord]:
     trials = {(proposal.key, of.cell.key): proposal for of, proposal in asked}
-    return ledger.read_all(trials, declaration.sweep, trials=trials, with_curves=with_curves)
+    return ledger.read_all(trials, declaration.sweep, trials=trials, with_curves=with_curves, items=items)
 
 
 def _extra(declaration: Declaration, trials: StudyTrials, latest: Mapping[Slot, Proposal], ledger: Ledger) -> Trials:

@@ -19,13 +19,14 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -56,7 +57,7 @@ class Trial(Protocol):
     def recorded_phase(self) -> str: ...
 
 
-NUMBERS = ("state", "weights_digest", "curves", "metrics", "diverged_step", "diverged_layer", "num_epochs")
+NUMBERS = ("state", "weights_digest", "curves", "metrics", "items", "diverged_step", "diverged_layer", "num_epochs")
 """What training a trial comes to. Two records of one trial agree where these are equal bit for bit."""
 
 
@@ -78,6 +79,10 @@ BATCH = 500
 """Files that are decoded in one go: bounds the memory."""
 MAX_ALONE = 2_000
 """More files than these take longer than the start of a second process."""
+ITEMS = "items.key_value.value.list.element"
+"""The column of a record's file that has the numbers of its test items."""
+FEW_VALUES = 256
+"""Items of no more different values are stored as a dictionary and indices of at most a byte."""
 READERS = 4
 """Threads that read files; pyarrow's own threads and its dataset take half as long again for files of one row."""
 REQUIRED = (
@@ -154,8 +159,8 @@ def _version(content: bytes) -> int:
         return 0
 
 
-def _read_row(path: Place) -> pa.Table | None:
-    """Return the row of a record's file; None where there is no file.
+def _read_row(path: Place, *, with_items: bool = True) -> pa.Table | None:
+    """Return the row of a record's file, without the column of items if not asked for; None where there is no file.
 
     Raises:
         _DamagedError: It is no row of the ledger's.
@@ -176,24 +181,35 @@ def _read_row(path: Place) -> pa.Table | None:
                 raise ValueError(f"there is no schema version {version}")
             if version <= SCHEMA_VERSION:
                 _check_columns(table.schema)
+                _check_items(table)
     except _DamagedError:
         # What a newer program writes need not even be a table that this one can read.
         check_version(path, _version(content), SCHEMA_VERSION)
         raise
     check_version(path, version, SCHEMA_VERSION)
-    return table
+    return table if with_items or "items" not in table.column_names else table.drop_columns(["items"])
 
 
-def _write_table(path: Place, table: pa.Table) -> None:
+def _write_table(path: Place, table: pa.Table, repeating: Collection[str] = ()) -> None:
+    """Write a table; `repeating` are the columns of a single row that have few different values."""
     sink = pa.BufferOutputStream()
     # Dictionaries and statistics make files of one row larger, and slower to read.
     has_rows = table.num_rows > 1
-    pq.write_table(table, sink, write_page_checksum=True, use_dictionary=has_rows, write_statistics=has_rows)
+    pq.write_table(
+        table, sink, write_page_checksum=True, use_dictionary=has_rows or list(repeating), write_statistics=has_rows
+    )
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
+def _repeating(record: TrialRecord) -> list[str]:
+    """Return the columns that are stored as dictionaries: ten thousand items of 0 and 1 take a bit each then."""
+    values = set().union(*record.items.values())
+    return [ITEMS] if 0 < len(values) <= FEW_VALUES else []
+
+
 def _to_table(record: TrialRecord) -> pa.Table:
-    row = dataclasses.asdict(record)
+    row = dataclasses.asdict(dataclasses.replace(record, items={}, layers={}))  # Of copies of these nothing is needed.
+    row["items"] = record.items
     del row["layers"]
     row["schema_version"] = SCHEMA_VERSION
     row["settings"] = json.dumps(record.settings, sort_keys=True)
@@ -212,12 +228,15 @@ def layers_table(columns: dict[str, list[Any]]) -> pa.Table:
     return pa.Table.from_pydict(columns, schema=schema)
 
 
-def _from_rows(table: pa.Table) -> list[TrialRecord]:
-    """Return one record a row; a column that an older file lacks has its default."""
-    curves = _read_curves(table.column("curves").combine_chunks()) if "curves" in table.column_names else None
-    rows = table.drop_columns(["curves"]).to_pylist() if curves is not None else table.to_pylist()
+def _from_rows(table: pa.Table, items: Collection[str] | None) -> list[TrialRecord]:
+    """Return one record a row; a column that an older file lacks has its default.
+
+    `items` names the metrics whose items are read; None means all.
+    """
+    lists = {name: _read_lists(table.column(name).combine_chunks(), items if name == "items" else None)
+             for name in ("curves", "items") if name in table.column_names}  # fmt: skip
     records = []
-    for index, row in enumerate(rows):
+    for index, row in enumerate(table.drop_columns(list(lists)).to_pylist()):
         present = {name: value for name, value in row.items() if value is not None}
         missing = [name for name in REQUIRED if name not in present]
         if missing:
@@ -230,10 +249,7 @@ def _from_rows(table: pa.Table) -> list[TrialRecord]:
                 present[name] = dict(entries)
                 if len(present[name]) < len(entries):
                     raise ValueError(f"{name} has an entry twice")
-        if curves is not None:
-            present["curves"] = curves[index]
-        if "items" in present:
-            present["items"] = dict(present["items"])
+        present |= {name: found[index] for name, found in lists.items()}
         record = TrialRecord(**present)
         _check_values(record)
         task = record.known_task
@@ -251,6 +267,22 @@ def _check_columns(schema: pa.Schema) -> None:
             raise ValueError(f"the column {column.name[:50]!r} of type {str(column.type)[:50]} is none of the ledger's")
     if len(set(schema.names)) < len(schema.names):
         raise ValueError("a column is there twice")
+
+
+def _check_items(table: pa.Table) -> None:
+    """Check the items of one row, whether they are asked for or not: which file is damaged depends on no command."""
+    if "items" not in table.column_names:
+        return
+    column = table.column("items").chunk(0)
+    if not len(column.keys):
+        return
+    names, lists = column.keys.to_pylist(), column.items
+    if len(set(names)) < len(names):
+        raise ValueError("items has an entry twice")
+    if lists.null_count or lists.values.null_count or not np.isfinite(lists.values.to_numpy()).all():
+        raise ValueError("an item has no number")
+    if len(set(lists.value_lengths().to_pylist())) > 1:
+        raise ValueError("items has entries of different lengths")
 
 
 def _check_values(record: TrialRecord) -> None:
@@ -301,26 +333,28 @@ def _check_layers(table: pa.Table, num_epochs: int) -> None:
         raise ValueError("a layer has no name")
 
 
-def _read_curves(column: Any) -> list[dict[str, list[float]]]:
-    """Return a column of curves by way of numpy, because pyarrow's own conversion to lists is slow."""
+def _read_lists(column: Any, kept: Collection[str] | None) -> list[dict[str, list[float]]]:
+    """Return a column of named lists, all or those `kept`, by way of numpy: pyarrow's conversion to lists is slow."""
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0)
-    names, curves = column.keys.to_pylist(), column.items
-    starts = curves.offsets.to_numpy()
-    values = curves.values.to_numpy(zero_copy_only=False)
-    lists = [values[start:end].tolist() for start, end in pairwise(starts)]
-    ends = column.offsets.to_numpy()
-    return [dict(zip(names[start:end], lists[start:end], strict=True)) for start, end in pairwise(ends)]
+    names, entries = column.keys.to_pylist(), column.items
+    starts = entries.offsets.to_numpy()
+    values = entries.values.to_numpy(zero_copy_only=False)
+    spans = list(zip(names, pairwise(starts), strict=True))
+    return [
+        {name: values[first:last].tolist() for name, (first, last) in spans[start:end] if kept is None or name in kept}
+        for start, end in pairwise(column.offsets.to_numpy())
+    ]
 
 
-def _read_files(paths: list[Place], with_curves: bool) -> dict[str, TrialRecord]:
+def _read_files(paths: list[Place], with_curves: bool, items: Collection[str]) -> dict[str, TrialRecord]:
     """Return the records that are what their names promise, by the name of their file."""
 
     def read_rows(share: list[Place]) -> list[tuple[str, pa.Table]]:
         rows = []
         for path in share:
             with contextlib.suppress(_DamagedError):
-                row = _read_row(path)
+                row = _read_row(path, with_items=bool(items))
                 if row is not None:
                     rows.append((path.name, row))
         return rows
@@ -330,22 +364,24 @@ def _read_files(paths: list[Place], with_curves: bool) -> dict[str, TrialRecord]
         shares = pool.map(read_rows, [paths[start::READERS] for start in range(READERS)])
         rows = [row for share in shares for row in share]
     records = {}
-    for name, record in _from_named_rows(rows):
+    for name, record in _from_named_rows(rows, items):
         if not _misnamed(record, name):
             records[name] = record if with_curves else dataclasses.replace(record, curves={})
     return records
 
 
-def _from_named_rows(rows: list[tuple[str, pa.Table]]) -> list[tuple[str, TrialRecord]]:
+def _from_named_rows(
+    rows: list[tuple[str, pa.Table]], items: Collection[str]
+) -> list[tuple[str, TrialRecord]]:  # fmt: skip
     """Return the records of the rows that are ones, with their names: all in one go, or else each half by itself."""
     if not rows:
         return []
     try:
         table = pa.concat_tables([row for _, row in rows], promote_options="default")
-        return list(zip([name for name, _ in rows], _from_rows(table), strict=True))
+        return list(zip([name for name, _ in rows], _from_rows(table, items), strict=True))
     except UNREADABLE:
         half = len(rows) // 2
-        return [*_from_named_rows(rows[:half]), *_from_named_rows(rows[half:])] if half else []
+        return [*_from_named_rows(rows[:half], items), *_from_named_rows(rows[half:], items)] if half else []
 
 
 def _misnamed(record: TrialRecord, name: str) -> str:
@@ -384,16 +420,17 @@ def _is_whole(record: TrialRecord) -> bool:
 
 
 def differing_numbers(first: TrialRecord, second: TrialRecord) -> list[str]:
-    """Return the names of the numbers in which two records of one trial differ, the metrics and curves one by one.
+    """Return the names of the numbers in which two records of one trial differ: each metric, curve, "items of" metric.
 
     A number that only one of them has does not count: an earlier version recorded fewer.
     """
-    found = []
+    found: list[str] = []
     for name in NUMBERS:
         one, other = getattr(first, name), getattr(second, name)
         if isinstance(one, dict):
             # As text, in which a NaN is equal to itself.
-            found += [each for each in sorted(one.keys() & other.keys()) if repr(one[each]) != repr(other[each])]
+            differing = [each for each in sorted(one.keys() & other.keys()) if repr(one[each]) != repr(other[each])]
+            found += [f"items of {each}" for each in differing] if name == "items" else differing
         elif one != other and not (name == "weights_digest" and "" in (one, other)):
             found.append(name)
     return list(dict.fromkeys(found))
@@ -440,11 +477,15 @@ class Ledger:
             return path
         if record.layers:  # Before the record, which says that the trial is finished.
             _write_table(self.layers_path(record.key, record.sweep, record.cell), layers_table(record.layers))
-        _write_table(path, _to_table(record))
+        _write_table(path, _to_table(record), _repeating(record))
         return path
 
-    def read(self, key: str, sweep: str, cell: str = "", trial: Trial | None = None) -> TrialRecord | None:
+    def read(
+        self, key: str, sweep: str, cell: str = "", trial: Trial | None = None, *, items: Collection[str] | None = ()
+    ) -> TrialRecord | None:
         """Return what a cell of a sweep may use of a trial; a record that is not of the `trial` proposed is damaged.
+
+        Of its items those of the metrics named are read; None means all.
 
         A trial that was pruned in this cell stays pruned there, also when another sweep or an audit has run it to its
         end: what the sampler and the pruner learnt from it must not change. Else it is the shared record, else the
@@ -454,14 +495,16 @@ class Ledger:
             LedgerError: A newer program wrote it, or there is not enough memory.
             OSError: It cannot be read.
         """
-        own = self._first(trial, self.path(key, sweep, cell), self.path(key, sweep)) if sweep else None
+        own = self._first(trial, [self.path(key, sweep, cell), self.path(key, sweep)], items) if sweep else None
         if own is not None and own.state == "pruned":
             return own
-        return self._first(trial, self.path(key)) or own
+        return self._first(trial, [self.path(key)], items) or own
 
-    def _first(self, trial: Trial | None, *paths: Place) -> TrialRecord | None:
+    def _first(
+        self, trial: Trial | None, paths: Iterable[Place], items: Collection[str] | None
+    ) -> TrialRecord | None:  # fmt: skip
         for path in dict.fromkeys(paths):
-            record = self._read_file(path, trial)
+            record = self._read_file(path, trial, items)
             if record is not None:
                 return record
         return None
@@ -501,10 +544,12 @@ class Ledger:
         *,
         trials: Mapping[tuple[str, str], Trial] = MappingProxyType({}),
         with_curves: bool = True,
+        items: Collection[str] = (),
     ) -> dict[tuple[str, str], TrialRecord]:
         """Return the records of all (trial, cell) keys that have one: as `read` does it, but many files in one go.
 
-        Without curves a record's `curves` are empty, which saves memory.
+        Without curves a record's `curves` are empty, which saves memory. `items` names the metrics whose items are
+        read; those of others are not in the records.
         """
         folder = self.root / "trials"
         present = {path.name for path in listed(folder, "*/*.parquet")}
@@ -517,7 +562,7 @@ class Ledger:
         single = {pair: paths[0] for pair, paths in places.items() if len(paths) == 1}
         paths = list(dict.fromkeys(single.values()))
         batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-        read = functools.partial(_read_files, with_curves=with_curves)
+        read = functools.partial(_read_files, with_curves=with_curves, items=items)
         # Those of an object store are waited for, which threads do as well.
         in_two = len(paths) > MAX_ALONE and isinstance(folder, Path)
         by_name = dict(collections.ChainMap(*(map_in_two(read, batches) if in_two else map(read, batches))))
@@ -526,15 +571,19 @@ class Ledger:
             record = by_name.get(single[pair].name) if pair in single else None
             if record is None or _unasked(record, trials.get(pair)):
                 # Read by itself, which tells what is wrong with it.
-                record = self.read(pair[0], sweep, pair[1], trials.get(pair))
+                record = self.read(pair[0], sweep, pair[1], trials.get(pair), items=items)
                 if record is not None and not with_curves:
                     record = dataclasses.replace(record, curves={})
             if record is not None:
                 records[pair] = record
         return records
 
-    def stored(self, trials: Mapping[tuple[str, str], Trial], sweep: str) -> Iterator[tuple[tuple[str, str], Stored]]:
+    def stored(
+        self, trials: Mapping[tuple[str, str], Trial], sweep: str, *, items: Collection[str] | None = ()
+    ) -> Iterator[tuple[tuple[str, str], Stored]]:
         """Yield every (trial, cell) key with all of its records, also where it has none: `read_all` has what is used.
+
+        Of a record's items those of the metrics named are read; None means all.
 
         Raises:
             DamagedError, LedgerError, OSError: As `read` and the class say.
@@ -543,10 +592,8 @@ class Ledger:
         for (key, cell), trial in trials.items():
             own = [self.path(key, sweep, cell), self.path(key, sweep)]
             shared = [self.path(key)]
-            yield (
-                (key, cell),
-                Stored(*(self._first(trial, *(p for p in paths if p.name in present)) for paths in (own, shared))),
-            )
+            found = (self._first(trial, [p for p in paths if p.name in present], items) for paths in (own, shared))
+            yield (key, cell), Stored(*found)
 
     def files(self, record: TrialRecord) -> list[Place]:
         """Return the files of a record that was read: its table of layers, if it has one that is whole, and itself."""
@@ -555,18 +602,20 @@ class Ledger:
         return [*([self.layers_path(*names)] if has_layers else []), self.path(*names)]
 
     def find(self, prefix: str) -> list[TrialRecord]:
-        """Return all records of the trials whose key begins like this, shared ones first."""
+        """Return all records of the trials whose key begins like this, with all their items, shared ones first."""
         files = listed(self.root / "trials", f"{prefix[:2]}*/{prefix}*.parquet")
         files.sort(key=lambda file: ("~" in file.name, file.name))
-        return [record for file in files if (record := self._read_file(file)) is not None]
+        return [record for file in files if (record := self._read_file(file, items=None)) is not None]
 
-    def _read_file(self, path: Place, trial: Trial | None = None) -> TrialRecord | None:
+    def _read_file(
+        self, path: Place, trial: Trial | None = None, items: Collection[str] | None = ()
+    ) -> TrialRecord | None:  # fmt: skip
         try:
-            row = _read_row(path)
+            row = _read_row(path, with_items=items is None or bool(items))
             if row is None:
                 return None
             with _decoding(path):
-                (record,) = _from_rows(row)
+                (record,) = _from_rows(row, items)
             why = _misnamed(record, path.name)
             if trial is not None and not why and (why := _unasked(record, trial)) and not self.is_strict:
                 is_same = record.settings == trial.settings and record.seed == trial.seed

@@ -14,9 +14,9 @@ from ablate.tasks import catalog
 from ablate.tasks.base import Task
 from ablate.tasks.parameters import FIRST_TASK
 
-SCHEMA_VERSION = 3
-"""2: without `task`, `study` and `items`. 1: also without `cell`; the files of pruned and failed trials are named
-<key>~<sweep>.parquet."""
+SCHEMA_VERSION = 4
+"""3: without `items_digest`. 2: also without `task`, `study` and `items`. 1: also without `cell`; the files of pruned
+and failed trials are named <key>~<sweep>.parquet."""
 STATES = ("complete", "pruned", "diverged", "failed")
 PHASES = ("tune", "confirm")
 
@@ -31,8 +31,10 @@ class TrialRecord:
     `phase` is "confirm". `curves` hold one number an epoch. `diverged_*` say where a diverged trial went wrong: epoch
     counts from 1, step from 0 within the whole training, layer is the first offending part.
     `weights_digest` is a hash of what was trained, equal only where that is equal bit for bit.
-    `study` is the number of the study that proposed the trial; so far each cell has one, 0. `items` are outcomes of a
-    confirm trial by test item; no task records them so far.
+    `study` is the number of the study that proposed the trial; so far each cell has one, 0. `items` have for metrics
+    of a complete confirm trial one number a test item, in single precision, whose mean is the metric; `items_digest`
+    is equal for two trials only if these are the same items in the same order, "" without items. Where a record is
+    read without its items they are empty, and the digest is there.
     `unread` are parameters that a complete trial was given and never looked at.
     `provenance` says with what it was computed (git_sha, git_dirty, ablate, torch, python, device, …); never
     a user's or a host's name. `sweep` and `cell` are the sweep's id and the cell's key for pruned and failed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +71,19 @@ class Trial:
     folder: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """What a complete confirm trial came to on each test item.
+
+    `values` have for a metric one number a test item, all in one order; their mean is the metric. `of` says which
+    items these are in which order: two trials have the same text only where these are the same. "" stands for those
+    of the trial's data, whose digest says it.
+    """
+
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    of: str = ""
+
+
 class Training(ABC):
     """One trial under way. An epoch is what lies between two of its reports, whatever a task does in it.
 
@@ -112,6 +127,10 @@ class Training(ABC):
     def digest(self) -> str:
         """Return a hash of what was trained, equal only where that is equal bit for bit; "" where there is none."""
         return ""
+
+    def items(self) -> Items:
+        """Return what the metrics on test data are means of; asked for after `measure`, of a confirm trial only."""
+        return Items()
 
     def kept(self) -> bytes:
         """Return what was trained, for `confirm.keep_weights`; nothing where there is nothing to keep."""
@@ -362,6 +381,52 @@ def check_measured(task: Task, numbers: Mapping[str, float]) -> None:
     for metric in task.metrics:
         if metric.name in numbers and (wrong := refusal(metric, numbers[metric.name])):
             raise TrialError(wrong)
+
+
+ITEM_TOLERANCE = 1e-6
+"""Of the largest item: what a metric may differ from the mean of its items, which are kept in single precision. One
+of a million images is more."""
+
+
+def checked_items(items: Items, metrics: Mapping[str, float]) -> dict[str, list[float]]:
+    """Return the items of a trial with these metrics as its record has them, in single precision.
+
+    Raises:
+        TrialError: They are not finite numbers, as many for every metric, whose mean is the metric.
+    """
+    found: dict[str, list[float]] = {}
+    for name, values in items.values.items():
+        if name not in metrics:
+            raise TrialError(f"there are items of {name}, which this trial has not: it has {', '.join(metrics)}")
+        try:
+            numbers = array("f", values).tolist()
+        except (TypeError, OverflowError) as error:
+            raise TrialError(f"items of {name} must be numbers: {error}") from None
+        if not numbers:
+            raise TrialError(f"items of {name} must be one number a test item, but there are none")
+        if (
+            wrong := next((index for index, number in enumerate(numbers) if not math.isfinite(number)), None)
+        ) is not None:
+            raise TrialError(f"items of {name} must be finite in single precision, but item {wrong} is {values[wrong]}")
+        for other, before in found.items():
+            if len(before) != len(numbers):
+                raise TrialError(
+                    f"all metrics must have the same items, but {other} has {len(before)} and {name} has {len(numbers)}"
+                )
+        mean = math.fsum(numbers) / len(numbers)
+        if not abs(mean - metrics[name]) <= ITEM_TOLERANCE * max(map(abs, numbers)):
+            raise TrialError(
+                f"{name} must be the mean of its items, but it is {metrics[name]:.9g} and that is {mean:.9g}"
+            )
+        found[name] = numbers
+    return found
+
+
+def items_digest(items: Items, data_digest: str) -> str:
+    """Return 16 hex digits of the number of items and of which they are; "" without items."""
+    num = len(next(iter(items.values.values()), ()))
+    content = json.dumps([num, items.of or f"data {data_digest}"])
+    return hashlib.sha256(content.encode()).hexdigest()[:16] if num else ""
 
 
 def to_json(state: Any) -> bytes:

@@ -80,6 +80,7 @@ class ScheduleSearcher(Searcher):
         try:
             if result and "records" in result:
                 records = [TrialRecord(**record) for record in result["records"]]
+                result["records"].clear()  # Ray Tune keeps the last result of every trial; the ledger has the records.
             elif error:
                 records = [
                     failed(request, proposal.task, "infrastructure", LOST)

@@ -25,6 +25,7 @@ from ablate.command_lines import quoted
 from ablate.errors import UsageError, choices_text
 from ablate.files import read_regular
 from ablate.tasks import base
+from ablate.tasks.own.items import ITEMS, split_items
 from ablate.tasks.own.sources import MAX_BYTES, read_sources
 from ablate.tasks.own.task import OwnTask, chosen_device, user_seed
 
@@ -34,6 +35,8 @@ GRACE_S = 5.0
 """How long a script that got SIGTERM may clean up."""
 LAST_LINES = 20
 LONGEST_LINE = 1_000_000
+LONGEST_OUTPUT = 16_000_000
+"""Characters of a line of the output, which may hold an item of every test image."""
 PYTHONS = ("python", "python3")
 SUPERVISOR = Path(__file__).with_name("supervise.py")
 WORDS_FOR_NAN = {"nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
@@ -147,6 +150,7 @@ class CommandTraining(base.Training):
         self.asked = trial
         self.objective = task.metric(task.objective)
         self.last: dict[str, float] = {}
+        self.last_items = base.Items()
         self.errors: deque[str] = deque(maxlen=LAST_LINES)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._lifeline: IO[bytes] | None = None
@@ -194,6 +198,10 @@ class CommandTraining(base.Training):
             )
         return metrics
 
+    def items(self) -> base.Items:
+        """Return the items that were printed last."""
+        return self.last_items
+
     def save(self) -> bytes:
         """Return nothing: a script starts over."""
         return b""
@@ -240,8 +248,11 @@ class CommandTraining(base.Training):
             os.close(told)
             raise base.TrialError(f"cannot run {self.shown}")
         readers = []
-        for stream, take in ((starter.stdout, self._lines.put), (starter.stderr, self.errors.append)):
-            readers.append(Thread(target=_read, args=(stream, take), daemon=True))
+        for stream, take, longest in (
+            (starter.stdout, self._lines.put, LONGEST_OUTPUT),
+            (starter.stderr, self.errors.append, LONGEST_LINE),
+        ):
+            readers.append(Thread(target=_read, args=(stream, take, longest), daemon=True))
             readers[-1].start()
         Thread(target=self._tell_end, args=(told, readers), daemon=True).start()
 
@@ -267,9 +278,15 @@ class CommandTraining(base.Training):
                 ) from None
             if line is None:
                 return None
-            numbers = _numbers(line, [metric.name for metric in self.task.metrics])
-            if numbers is None:
+            content = _object(line)
+            if content is None:
                 continue
+            if isinstance(content.get(ITEMS), dict):
+                try:
+                    content, self.last_items = split_items(content)
+                except TypeError as error:
+                    raise base.TrialError(str(error)) from None
+            numbers = _numbers(content, [metric.name for metric in self.task.metrics])
             self.last |= numbers
             if self.objective.name in numbers:
                 return numbers
@@ -301,22 +318,25 @@ def _signal_name(number: int) -> str:
         return str(number)
 
 
-def _numbers(line: str, metrics: Sequence[str]) -> dict[str, float] | None:
-    """Return the numbers of a line of JSON, without its step or epoch; None for any other line.
-
-    A metric that is null or a text such as "nan" is no number: many libraries write NaN so.
-
-    Raises:
-        TrialError: A metric is something else.
-    """
+def _object(line: str) -> dict[str, Any] | None:
+    """Return the object that a line is in JSON; None for any other line."""
     if not line.lstrip().startswith("{"):
         return None
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(content, dict):
-        return None
+    return content if isinstance(content, dict) else None
+
+
+def _numbers(content: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, float]:
+    """Return the numbers of an object, without its step or epoch.
+
+    A metric that is null or a text such as "nan" is no number: many libraries write NaN so.
+
+    Raises:
+        TrialError: A metric is something else.
+    """
     found = {}
     for name, value in content.items():
         try:
@@ -340,7 +360,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _read(stream: IO[bytes], take: Any) -> None:
+def _read(stream: IO[bytes], take: Any, longest: int) -> None:
     with stream:
-        while line := stream.readline(LONGEST_LINE):
+        while line := stream.readline(longest):
             take(line.decode("utf-8", errors="replace").rstrip("\n"))

@@ -21,6 +21,7 @@ from ablate.seeds import derive_seed
 from ablate.signals import was_interrupted
 from ablate.tasks import base
 from ablate.tasks.own.config import Config, unread
+from ablate.tasks.own.items import split_items
 from ablate.tasks.own.loading import import_function
 from ablate.tasks.own.session import function_digest
 from ablate.tasks.own.sources import check_function, read_sources
@@ -142,6 +143,7 @@ class FunctionTraining(base.Training):
         )
         self.function = function
         self.returned: dict[str, float] | None = None
+        self._items = base.Items()
         self._events: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._is_stopped = False
@@ -196,6 +198,10 @@ class FunctionTraining(base.Training):
             )
         base.check_measured(self.task, metrics)
         return metrics
+
+    def items(self) -> base.Items:
+        """Return the items that the function returned beside its metrics."""
+        return self._items
 
     def save(self) -> bytes:
         """Return what the function saved last with the numbers before it; nothing if it saved nothing."""
@@ -277,7 +283,7 @@ class FunctionTraining(base.Training):
         try:
             seed_all(derive_seed(self.seed, "function"))
             returned = self.function(self.config, self.trial)
-            self.returned = _metrics(returned, self.task.function_name)
+            self.returned, self._items = _taken_apart(returned, self.task.function_name)
         except TrialStopped:
             pass
         except SystemExit as error:
@@ -290,18 +296,20 @@ class FunctionTraining(base.Training):
         self._events.put(event)
 
 
-def _metrics(returned: Any, name: str) -> dict[str, float]:
+def _taken_apart(returned: Any, name: str) -> tuple[dict[str, float], base.Items]:
+    """Return the metrics and the items that a function returned."""
     if returned is None:
-        return {}
+        return {}, base.Items()
     if not isinstance(returned, Mapping):
         raise TypeError(f"{name} must return a mapping of metrics or nothing, but returned {type(returned).__name__}")
+    numbers, items = split_items(returned)
     found = {}
-    for key, value in returned.items():
+    for key, value in numbers.items():
         try:
             found[str(key)] = float(value)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name} must return numbers, but {key} is {type(value).__name__}") from None
-    return found
+    return found, items
 
 
 def told(error: BaseException, before_last: str = "") -> str:

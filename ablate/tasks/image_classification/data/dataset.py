@@ -119,6 +119,8 @@ class Dataset:
     their first dimension, std 1 where all are equal.
     digest: 16 hex digits over the images and labels of the three splits.
     class_names: what messages call the classes; empty leaves them their numbers.
+    test_digest: 16 hex digits over the test images as they were before they were resized, and their labels, in their
+    order; "" where it is not known.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Dataset:
     std: torch.Tensor
     digest: str
     class_names: tuple[str, ...] = ()
+    test_digest: str = ""
 
     @property
     def image_shape(self) -> tuple[int, ...]:

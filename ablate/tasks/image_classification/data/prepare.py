@@ -109,6 +109,8 @@ def load(path: Path) -> Dataset:
             raise DataError(f"{path} has format {content['format']}, but this version reads format {FORMAT}")
         train, val, test = (_read_part(content, part) for part in _PARTS)
         fields = {name: content[name] for name in ("name", "num_classes", "mean", "std", "digest")}
+        # Files of before have none, and resized images do not tell what they were: these count as others then.
+        fields["test_digest"] = content.get("test_digest") or _test_digest(test)
         return Dataset(train=train, val=val, test=test, class_names=tuple(content["class_names"]), **fields)
     except DataError:
         raise
@@ -191,6 +193,7 @@ def _make(config: TrialConfig, folders: DataFolders) -> Dataset:
     return Dataset(
         name=config.dataset, train=train, val=val, test=test, num_classes=num_classes,
         mean=mean, std=std, digest=_digest(train, val, test), class_names=raw.class_names,
+        test_digest=_test_digest(splits[-1]),
     )  # fmt: skip
 
 
@@ -257,6 +260,15 @@ def _digest(*splits: Images) -> str:
     return digest.hexdigest()[:16]
 
 
+def _test_digest(split: Images) -> str:
+    """Return 16 hex digits over test images and labels that do not depend on image_size; floats count in float32."""
+    if isinstance(split, ImageFiles):
+        split = dataclasses.replace(split, size=DEFAULT_SIZE)
+    elif isinstance(split, Split) and split.images.is_floating_point():
+        split = Split(split.images.float(), split.labels)
+    return _digest(split)
+
+
 def _save(path: Path, data: Dataset) -> None:
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -265,6 +277,7 @@ def _save(path: Path, data: Dataset) -> None:
         "mean": data.mean,
         "std": data.std,
         "digest": data.digest,
+        "test_digest": data.test_digest,
         "class_names": list(data.class_names),
     }
     for part in _PARTS:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ablate.seeds import derive_seed
 from ablate.tasks import registry
-from ablate.tasks.base import Divergence, Progress, Training
+from ablate.tasks.base import Divergence, Items, Progress, Training
 from ablate.tasks.image_classification.config import STATISTICS, TrialConfig
 from ablate.tasks.image_classification.data.dataset import Batch, Dataset, Images
 from ablate.tasks.image_classification.data.tensors import read_tensors
@@ -89,6 +89,7 @@ class Trainer(Training):
         self.probe = Probe(self.net, self.loss) if config.diagnostics == "epoch" else None
         self.statistics = StatisticsSchedule(self.net, config)
         self.found: dict[str, Statistics] = {}  # For the present weights, by row of `statistics`.
+        self.is_right: dict[str, Tensor] = {}  # (num_test,), bool, on the device, by accuracy of a confirm trial.
         weights = regularized_weights(self.net)
         self.regularizer = config.row("regularizer").load()(weights, config)
         self.modulation = build_modulation(config, self.net)
@@ -306,8 +307,10 @@ class Trainer(Training):
         return Divergence(self.progress.epoch + 1, step, layer, message)
 
     @torch.no_grad()
-    def evaluate(self, split: Images, statistics: str = "") -> tuple[float, float]:
-        """Return (mean loss, accuracy in [0, 1]) over a split.
+    def evaluate(
+        self, split: Images, statistics: str = "", is_right: list[Tensor] | None = None
+    ) -> tuple[float, float]:  # fmt: skip
+        """Return (mean loss, accuracy in [0, 1]) over a split; add to `is_right` a bool an image, batch by batch.
 
         Batch norm uses what a row of `statistics` gives, by default that of the configuration, or those of each "batch"
         of `batch_size` images. The last batch may be smaller; a single image that is left over, which has no
@@ -316,9 +319,9 @@ class Trainer(Training):
         self.net.eval()
         if statistics == "batch":
             with batch_statistics(self.net), self.drawing("evaluation"):
-                return self._measure(split, _without_single(split.in_order(self.config.batch_size)))
+                return self._measure(split, _without_single(split.in_order(self.config.batch_size)), is_right)
         with holding(self.net, self.statistics_of(statistics or self.config.statistics)), self.drawing("evaluation"):
-            return self._measure(split, split.in_order(EVAL_BATCH))
+            return self._measure(split, split.in_order(EVAL_BATCH), is_right)
 
     def measure(self, is_confirmed: bool) -> dict[str, float]:
         """Return the last number of every curve, and the accuracies with each of the statistics of batch norm.
@@ -330,14 +333,36 @@ class Trainer(Training):
         splits = {"val": self.dataset.val, **({"test": self.dataset.test} if is_confirmed else {})}
         for name, split in splits.items():
             if name == "test":
-                test_loss, metrics["test_accuracy"] = self.evaluate(split)
+                test_loss, metrics["test_accuracy"] = self._evaluate_each("test_accuracy", split)
                 # The ledger takes a NaN for damage, unless the validation images ended so too.
                 if not math.isnan(test_loss) or math.isnan(metrics["val_loss"]):
                     metrics["test_loss"] = test_loss
             for statistics in STATISTICS:
-                metrics[f"{name}_accuracy_{statistics}_statistics"] = self.evaluate(split, statistics)[1]
+                accuracy = f"{name}_accuracy_{statistics}_statistics"
+                measured = self._evaluate_each(accuracy, split, statistics) if name == "test" \
+                    else self.evaluate(split, statistics)  # fmt: skip
+                metrics[accuracy] = measured[1]
         self.progress.duration_s += time.perf_counter() - started
         return metrics
+
+    def _evaluate_each(self, accuracy: str, split: Images, statistics: str = "") -> tuple[float, float]:
+        """Return what `evaluate` does, and keep which images were right."""
+        is_right: list[Tensor] = []
+        found = self.evaluate(split, statistics, is_right)
+        self.is_right[accuracy] = torch.cat(is_right)
+        return found
+
+    def items(self) -> Items:
+        """Return for every accuracy on test images whether each of them was right, in the order of the test set.
+
+        They are of the same images wherever these and their labels are, before any resizing, the same in the same
+        order: `num_train`, `num_val` and `image_size` do not matter. For prepared files of before that is unknown where
+        `image_size` was given; the resized images count then.
+        """
+        if not self.is_right:
+            return Items()
+        values = torch.stack(list(self.is_right.values())).tolist()
+        return Items(values=dict(zip(self.is_right, values, strict=True)), of=self.dataset.test_digest)
 
     def digest(self) -> str:
         """Return 16 hex digits over all weights and buffers."""
@@ -365,13 +390,18 @@ class Trainer(Training):
         with holding(self.net, self.statistics_of(self.config.statistics)):
             return dict(self.net.state_dict())
 
-    def _measure(self, split: Images, batches: Iterable[Batch]) -> tuple[float, float]:
+    def _measure(
+        self, split: Images, batches: Iterable[Batch], is_right: list[Tensor] | None
+    ) -> tuple[float, float]:  # fmt: skip
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
         for images, labels in batches:
             logits = self.forward(self.normalise(images))
             loss += F.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(1) == labels).sum()
+            right = logits.argmax(1) == labels
+            correct += right.sum()
+            if is_right is not None:
+                is_right.append(right)
         return loss.item() / len(split.labels), correct.item() / len(split.labels)
 
     def _record(self, **numbers: float) -> None:
