@@ -150,7 +150,7 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
         missed = [sample, *missed]
         if with_items == {True, False}:
             text += ", some of them the choice of the sample too"
-    text += f"; they do not cover {' nor '.join(missed)}."
+    text += f"; they do not cover {' nor '.join(part for part in (', '.join(missed[:-1]), missed[-1]) if part)}."
     if any(each.low is not None and each.sd == 0 for each in found):
         text += f" An interval of no width: all {name} gave the same value, which says nothing about others."
     if any(each.is_mixed for each in found):

@@ -249,6 +249,11 @@ class Budget(_Section):
         return 1 if self.trials is None else self.studies or DEFAULT_STUDIES
 
     @property
+    def searched(self) -> str:
+        """What has a search of its own: a "study" of several, or the "cell"."""
+        return "study" if self.num_studies > 1 else "cell"
+
+    @property
     def key(self) -> tuple[str, str]:
         """Where a file has the number of tune trials."""
         return ("budget", "trials_per_cell" if self.trials is None else "trials")
