@@ -160,7 +160,7 @@ SEVERAL = r"needs several studies: with one, the luck of its tuning can hide any
         ),
         (
             "budget:\n  studies: 2\n  trials: 6\n",
-            "5:12: nothing is tuned, so a study is no more than a seed: set studies to 1 and give confirm.seeds, but got 2",
+            "5:12: nothing is tuned, so a study is no more than a seed: set studies to 1 and give confirm.seeds, but g",
         ),
         (f"{TUNE}budget: {{trials_per_cell: 6}}\nreport:\n  margin: 2 points\n", f"7:11: margin {SEVERAL}"),
         (
