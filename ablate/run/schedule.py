@@ -145,7 +145,7 @@ class Schedule:
 
     def _keep(self, run: CellRun, proposal: Proposal, record: TrialRecord, *, is_new: bool) -> None:
         self._num_finished -= len(run.records)
-        run.keep(proposal, record)
+        run.keep(proposal, _shortened(proposal, record) if is_new else record)
         self._num_finished += len(run.records)
         if proposal.phase == "tune":
             run.search.tell(proposal.number, record)
@@ -255,7 +255,6 @@ class Schedule:
                 self.ledger.write(record)
             self.checkpoints.remove(record.key)
             run.running.pop(proposal.key, None)
-            # The ledger has the layers.
             self._keep(run, proposal, dataclasses.replace(record, layers={}), is_new=True)
         self._idle.add(pack.cell)
         self._tell_running()
@@ -343,6 +342,11 @@ class Schedule:
     def _work_left(self, run: CellRun) -> float:
         left = self.declaration.trials_per_cell + self.declaration.num_seeds - len(run.records) - len(run.running)
         return left * run.cell.task.work(run.declared.settings)
+
+
+def _shortened(proposal: Proposal, record: TrialRecord) -> TrialRecord:
+    """Return what a schedule needs of a record that the ledger has in whole."""
+    return dataclasses.replace(record, settings=proposal.settings, curves={}, provenance={}, rows={})
 
 
 def _cell_name(run: CellRun) -> str:
