@@ -50,7 +50,7 @@ def nothing_reported() -> Iterator[None]:
     """Do without Ray Tune's own lines of progress, which we hide: what prints them keeps every trial and result."""
     from ray.tune import Callback
 
-    class Silent(Callback):  # type: ignore[misc]
+    class Silent(Callback):
         def __init__(self, **_: Any) -> None:
             super().__init__()
 
