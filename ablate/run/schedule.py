@@ -175,7 +175,7 @@ class Schedule:
 
     def _keep(self, run: StudyRun, proposal: Proposal, record: TrialRecord, *, is_new: bool) -> None:
         self._num_finished -= len(run.records)
-        run.keep(proposal, record)
+        run.keep(proposal, _shortened(proposal, record) if is_new else record)
         self._num_finished += len(run.records)
         if proposal.phase == "tune":
             run.search.tell(proposal.number, record)
@@ -386,6 +386,11 @@ class Schedule:
 
     def _num_left(self, run: StudyRun) -> int:
         return self.declaration.num_tune + self.declaration.num_seeds - len(run.records) - len(run.running)
+
+
+def _shortened(proposal: Proposal, record: TrialRecord) -> TrialRecord:
+    """Return what a schedule needs of a record that the ledger has in whole."""
+    return dataclasses.replace(record, settings=proposal.settings, curves={}, provenance={}, rows={})
 
 
 def _cell_name(run: StudyRun) -> str:
