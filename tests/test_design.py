@@ -116,8 +116,8 @@ def test_a_wrong_design_is_one_line_with_its_place(tmp_path, case):
 def entry(arm: str, values: dict[int, float], depth: str = "8") -> Entry:
     cell = DeclaredCell(key=arm + depth, levels={"depth": depth, "arm": arm}, settings={}, tuned=[])
     return Entry(
-        trials=CellTrials(cell, [], [], objective=VAL_ACCURACY), by_seed=values, metric=accuracy(),
-        estimate=estimate(values.values(), 0, accuracy()),        num_seeds=len(values), num_failed=0,
+        trials=CellTrials(cell, [], [], objective=VAL_ACCURACY), by_row=values, metric=accuracy(),
+        estimate=estimate(values.values(), 0, accuracy()),        num_rows=len(values), num_failed=0,
     )  # fmt: skip
 
 

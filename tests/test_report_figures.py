@@ -54,9 +54,9 @@ def cell_entry(num_trials, *, settings=None):
     found = estimate([0.9, 0.91], 0, TEST_ACCURACY)
     return Entry(
         trials=CellTrials(cell, tune, [], objective=VAL_ACCURACY),
-        by_seed={0: 0.9, 1: 0.91},
+        by_row={0: 0.9, 1: 0.91},
         estimate=found,
-        num_seeds=2,
+        num_rows=2,
         num_failed=0,
         metric=TEST_ACCURACY,
     )

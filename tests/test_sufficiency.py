@@ -12,7 +12,16 @@ from ablate.command_lines import Commands
 from ablate.report.appendix import origin_lines, regret_text
 from ablate.report.build import build_report
 from ablate.report.sufficiency import command, doubts, legend
-from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal, SweepFolder, collect
+from ablate.store.declaration import (
+    CellTrials,
+    Declaration,
+    DeclaredCell,
+    Proposal,
+    StudyTrials,
+    SweepFolder,
+    cell_trials,
+    collect,
+)
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import build_cells
@@ -38,8 +47,8 @@ def record(number: int, accuracy: float | None, curve=None) -> TrialRecord:
     )  # fmt: skip
 
 
-def cell(accuracies, params=None, curve=None) -> tuple[Declaration, CellTrials]:
-    """A cell whose best trial has these sampled values and this curve."""
+def cell(accuracies, params=None, curve=None) -> tuple[Declaration, StudyTrials]:
+    """A study whose best trial has these sampled values and this curve."""
     declared = DeclaredCell(
         key="c", levels={"arm": "plain"}, settings={"epochs": 10}, tuned=["lr"],
         space={"lr": [LR], "momentum": [MOMENTUM], "width": [WIDTH]},
@@ -59,7 +68,7 @@ def cell(accuracies, params=None, curve=None) -> tuple[Declaration, CellTrials]:
         report={"metric": "test_accuracy"}, tune=TUNE, metrics=measured({"num_classes": 10}), objective=OBJECTIVE,
         data={"num_classes": 10}, file="/home/alice/s.yaml", overrides=["budget.trials_per_cell=6", "seed=3"],
     )  # fmt: skip
-    return declaration, CellTrials(declared, tune, [], objective=VAL_ACCURACY)
+    return declaration, CellTrials(declared, tune, [], objective=VAL_ACCURACY).studies[0]
 
 
 CALM = [0.9, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -67,7 +76,7 @@ CALM = [0.9, 0.5, 0.6, 0.7, 0.8, 0.9]
 
 def test_a_calm_cell_raises_no_doubt():
     assert doubts(*cell(CALM)) == []
-    assert legend(cell(CALM)[0], [cell(CALM)[1]], Commands()) == []
+    assert legend(cell(CALM)[0], [cell_trials([cell(CALM)[1]])], Commands()) == []
 
 
 @pytest.mark.parametrize(
@@ -180,7 +189,7 @@ def test_the_command_that_settles_it_is_whole_and_replaces_an_earlier_set():
                      "--set", "budget.trials_per_cell=9"]  # fmt: skip
     wider = 'tune.lr={"low": 0.001, "high": 10.0, "log": true}'
     assert shlex.split(command(declaration, edge, Commands()))[-1] == wider
-    lines = legend(declaration, [trials], Commands())
+    lines = legend(declaration, [cell_trials([trials])], Commands())
     assert lines[0].startswith("† Tuning may not have sufficed for arm=plain (the best lr 1 is at the upper end")
     assert lines[0].endswith("(it reruns every cell, and a new winner is confirmed anew)")
     assert lines[1].endswith("(it runs only what is missing, and a new winner is confirmed anew)")
@@ -233,7 +242,7 @@ def test_runner_up_audit_and_origin_stand_in_the_report(tmp_path):
     declaration = dataclasses.replace(sweep.write(), runner_up=True, audit=1)
     folder, ledger = SweepFolder(tmp_path / "runs", sweep.sweep), Ledger(tmp_path / "runs")
     folder.write_declaration(declaration, "")
-    for trials in collect(declaration, folder.read_proposals(), ledger):
+    for (trials,) in (cell.studies for cell in collect(declaration, folder.read_proposals(), ledger)):
         second, winner = trials.runner_up(), trials.winner()
         sources = [("runner_up", 0, 1000, second), ("audit", 2, trials.stopped()[0].seed, trials.stopped()[0])]
         for phase, number, seed, source in sources:
