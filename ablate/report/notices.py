@@ -169,7 +169,7 @@ def _unequal_tuning(declaration: Declaration, grid: Grid) -> list[str]:
     if fewer:
         found.append(
             f"The baseline {grid.baseline} has fewer tuned parameters than {listed(fewer)}, "
-            f"with the same {declaration.num_tune} tune trials in each study."
+            f"with the same {declaration.num_tune} tune trials a {declaration.searched}."
         )
     allowed = {place: _max_epochs(grid.at[place].trials.cell, declaration.length) for place in dimensions}
     uneven = [row for row in grid.rows if len({n for (r, _), n in allowed.items() if r == row and n}) > 1]
