@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import zlib
@@ -52,13 +53,15 @@ def declared_claim(
 
 @dataclass
 class Synthetic:
-    """Writes one sweep. `confirm` overrides confirm trials: (arm, depth, replicate) to a state or an accuracy;
-    "waiting" leaves one out, "running" proposes it only. `freer_arm` has one more tuned parameter."""
+    """Writes one sweep. `confirm` overrides confirm trials: (arm, depth, trial) to a state or an accuracy; "waiting"
+    leaves one out, "running" proposes it only. Trials are counted over all studies. `freer_arm` has one more tuned
+    parameter."""
 
     out: Path
     sweep: str = "depth_ablation@smoke"
     num_tune: int = 6
     num_seeds: int = 3
+    num_studies: int = 1
     report: dict[str, Any] = field(default_factory=dict)
     axes: dict[str, list[str]] = field(default_factory=lambda: {"depth": list(DEPTHS), "arm": list(ARMS)})
     confirm: dict[tuple[str, str, int], str | float] = field(default_factory=dict)
@@ -75,10 +78,11 @@ class Synthetic:
         folder, ledger = SweepFolder(self.out, self.sweep), Ledger(self.out)
         folder.write_declaration(declaration, "name: depth_ablation\n")
         for index, cell in enumerate(declaration.cells):
-            for number in range(self.num_tune):
-                self._write_trial(folder, ledger, cell, index, "tune", number)
-            for number in range(self.num_seeds):
-                self._write_trial(folder, ledger, cell, index, "confirm", number)
+            for study in range(self.num_studies):
+                for number in range(self.num_tune):
+                    self._write_trial(folder, ledger, cell, index, study, "tune", number)
+                for number in range(self.num_seeds):
+                    self._write_trial(folder, ledger, cell, index, study, "confirm", number)
         return declaration
 
     def declaration(self) -> Declaration:
@@ -105,6 +109,8 @@ class Synthetic:
             cells=cells,
             num_tune=self.num_tune,
             num_seeds=self.num_seeds,
+            num_studies=self.num_studies,
+            tune_key="budget.trials" if self.num_studies > 1 else "budget.trials_per_cell",
             sampler="tpe",
             pruner="median",
             seed=0,
@@ -133,34 +139,37 @@ class Synthetic:
         return combinations
 
     def _write_trial(
-        self, folder: SweepFolder, ledger: Ledger, cell: DeclaredCell, index: int, phase: str, number: int
+        self, folder: SweepFolder, ledger: Ledger, cell: DeclaredCell, index: int, study: int, phase: str, number: int
     ) -> None:
         arm, depth = cell.levels.get("arm", "residual"), cell.levels.get("depth", "20")
-        noise = random.Random(f"{index} {phase} {number}")
+        noise = random.Random(f"{index} {phase} {number}{f' of study {study}' if study else ''}")
         accuracy = min(1.0, TRUTH[arm, depth] + noise.gauss(0, 0.006))
         state = self.tune_states[number % len(self.tune_states)] if phase == "tune" else "complete"
         if phase == "confirm":
-            asked = self.confirm.get((arm, depth, number), accuracy)
+            asked = self.confirm.get((arm, depth, study * self.num_seeds + number), accuracy)
             state, accuracy = (asked, accuracy) if isinstance(asked, str) else ("complete", asked)
         elif number:
             accuracy = max(0.0, accuracy - 0.05 * number)  # the first tune trial wins
         if state == "waiting":
             return
-        # Confirm trials repeat the winner, which is the first tune trial; the seed is shared by all arms.
+        # Confirm trials repeat their study's winner, which is the first tune trial; the seed is shared by all arms.
         choice = 0 if phase == "confirm" else number
         seed = 1000 + number if phase == "confirm" else 10_000 + index * 100 + number
+        seed += 1_000_000 * study
         # As many as there are settings: sweeps share a folder.
-        fingerprint = f"{zlib.crc32(repr(sorted(cell.levels.items())).encode()):08x}{choice:08x}"
+        fingerprint = f"{zlib.crc32(repr(sorted(cell.levels.items())).encode()):08x}{1000 * study + choice:08x}"
         key = f"{fingerprint}-{seed:014x}"
         settings = {
             **cell.settings, "depth": int(depth), "optimizer": ("sgd", "nesterov", "adam")[choice % 3],
-            "lr": round(0.1 / (choice + 1), 4), "modulation_window": [0, 0.1], cell.tuned[2]: 10.0 ** -(choice + 2),
+            "lr": round(0.1 / (choice + 1) / (study + 1), 4), "modulation_window": [0, 0.1],
+            cell.tuned[2]: 10.0 ** -(choice + 2),
         }  # fmt: skip
         folder.append_proposal(
-            Proposal(cell=cell.key, phase=phase, number=number, key=key, seed=seed, settings=settings)
+            Proposal(cell=cell.key, study=study, phase=phase, number=number, key=key, seed=seed, settings=settings)
         )
         if state != "running":
-            ledger.write(self._record(key, fingerprint, seed, phase, state, settings, accuracy, noise))
+            record = self._record(key, fingerprint, seed, phase, state, settings, accuracy, noise)
+            ledger.write(dataclasses.replace(record, study=study))
 
     def _record(
         self, key: str, fingerprint: str, seed: int, phase: str, state: str, settings: dict[str, Any],

@@ -16,6 +16,10 @@ def trials_of(sweep: Sweep):
     return collect(sweep.plan.declaration, sweep.plan.folder.read_proposals(), sweep.ledger)
 
 
+def studies_of(sweep: Sweep):
+    return [study for trials in trials_of(sweep) for study in trials.studies]
+
+
 def test_the_runner_up_is_confirmed_with_the_same_seeds_and_never_makes_the_entry(tmp_path):
     sweep = Sweep(tmp_path, "confirm.runner_up=true").run()
     assert sweep.schedule.is_finished()
@@ -38,7 +42,7 @@ def test_an_audit_runs_stopped_trials_to_their_end_and_changes_nothing_of_the_sw
     assert sweep.schedule.is_finished()
     main = [line for line in sweep.proposals() if line[1] != "audit"]
     assert sorted(main) == sorted(plain.proposals())
-    for trials in trials_of(sweep):
+    for trials in studies_of(sweep):
         stopped = {p.key for p in trials.stopped()}
         audited = [(p, r) for p, r in trials.extra]
         assert len(audited) == min(2, len(stopped)) > 0
@@ -78,7 +82,7 @@ def test_an_audit_that_failed_leaves_the_stopped_trial_as_it_was(tmp_path):
     while (pack := sweep.schedule.next_pack()) is not None:
         sweep.finish(pack, state="failed" if pack.proposals[0].phase == "audit" else "complete")
     assert sweep.schedule.is_finished()
-    for trials in trials_of(sweep):
+    for trials in studies_of(sweep):
         assert [record for _, record in trials.extra] == [None]
         assert trials.stopped()
     again = Sweep(tmp_path, "axes.depth=[8]", "budget.audit=1", **SCORE).run()
@@ -134,6 +138,6 @@ def test_status_counts_them_apart(tmp_path):
     plain = status(declaration, [dataclasses.replace(t, extra=[]) for t in trials])
     assert plain.keys() == {"sweep", "metric", "trials", "cells", "trial_keys"}
     assert plain["trials"].keys() == {"planned", "waiting", "running", "complete", "pruned", "diverged", "failed"}
-    assert plain["cells"][0].keys() == {"levels", "best_config", "confirm"}
+    assert plain["cells"][0].keys() == {"levels", "best_configs", "confirm"}
     assert plain["cells"][0]["confirm"].keys() == {"n", "mean", "low", "high", "values", "diverged", "collapsed"}
     assert not any("beside the table" in line for line in status_lines(plain))

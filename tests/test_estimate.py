@@ -212,7 +212,7 @@ def test_a_damaged_declaration_is_kept_aside_and_the_sweep_goes_on(folder, caplo
     file.write_text('{"schema_version": 99}')
     done = CliRunner().invoke(main, ["plan", "small.yaml", "--no-probe"])
     assert done.exit_code == 1
-    assert done.stderr.startswith("cannot read runs/small/declaration.json: its schema version 99 is newer than 4, ")
+    assert done.stderr.startswith("cannot read runs/small/declaration.json: its schema version 99 is newer than 5, ")
 
 
 @pytest.mark.parametrize(

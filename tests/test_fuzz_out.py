@@ -114,8 +114,8 @@ RECORD = TrialRecord(
     key="ab12-01", fingerprint="ab12", seed=2**53 - 1, phase="confirm", state="complete",
     settings={"depth": 20, "lr": 0.1}, rows={"optimizer": "adam@1"}, data_digest="d",
     metrics={"test_accuracy": 0.5, "val_accuracy": 0.5}, curves={"val_accuracy": [0.25, 0.5], "train_loss": []},
-    num_epochs=2, provenance={"git_sha": "abc"}, items={"test_accuracy": [1.0, 0.0] * 9}, items_digest="e",
-    layers={"epoch": [1], "position": [0], "layer": ["a"], "gain": [0.5]},
+    num_epochs=2, provenance={"git_sha": "abc"}, items={"test_accuracy": [1.0, 0.0] * 9},
+    items_digest="e", layers={"epoch": [1], "position": [0], "layer": ["a"], "gain": [0.5]},
 )  # fmt: skip
 
 

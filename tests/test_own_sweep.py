@@ -187,7 +187,7 @@ class TestResult:
         assert list(result.table.columns[:2]) == ["width", "arm"]
         assert len(result.trials) == 30
         assert set(result.curves.columns) >= {"width", "arm", "phase", "seed", "key", "epoch", "val_loss"}
-        assert list(result.verdicts.columns[-2:]) == ["g", "verdict"]
+        assert list(result.verdicts.columns[-4:]) == ["g", "verdict", "verdict_size", "verdict_doubts"]
         assert len(result.verdicts) == 3
         assert "<table" in result._repr_html_()
         assert result.report(folder / "page") == folder / "page" / "report.html"

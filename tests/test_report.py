@@ -64,9 +64,9 @@ def troubled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    exact = {(arm, depth, seed): 0.9 + 0.01 * seed for arm in ARMS for depth in DEPTHS for seed in range(3)}
-    exact |= {("residual", "20", seed): 0.92 + 0.011 * seed for seed in range(3)}
-    return report(tmp_path_factory.mktemp("whole"), confirm=exact)
+    exact = {(arm, depth, study): 0.9 + 0.01 * study for arm in ARMS for depth in DEPTHS for study in range(5)}
+    exact |= {("residual", "20", study): 0.92 + 0.011 * study for study in range(5)}
+    return report(tmp_path_factory.mktemp("whole"), confirm=exact, num_studies=5, num_seeds=1)
 
 
 @pytest.mark.figures
@@ -79,22 +79,27 @@ def test_all_files_are_written(whole):
 
 
 def test_entries_have_mean_and_interval(whole):
-    # 0.90, 0.91, 0.92: sd 0.01, half width 4.303 * 0.01 / sqrt(3) = 0.0248.
-    assert table_rows(whole.table)["20"]["plain"] == "91.0 [88.5, 93.5]"
-    assert "Test accuracy in percent, mean over n=3 training seeds" in whole.table
+    # 0.90 to 0.94: sd 0.0158, half width 2.776 * 0.0158 / sqrt(5) = 0.0196.
+    assert table_rows(whole.table)["20"]["plain"] == "92.0 [90.0, 94.0]"
+    assert "Test accuracy in percent, mean over n=5 studies" in whole.table
 
 
 def test_differences_are_paired_with_the_baseline(whole):
-    # 0.02, 0.021, 0.022: sd 0.001, half width 0.0025.
+    # 0.020 to 0.024: sd 0.00158, half width 0.00196.
     differences = table_rows(whole.table.partition("Difference to plain")[2])
-    assert differences["20"] == {"residual": "+2.1 [+1.9, +2.3] ▲", "plain+ortho": "0.0 [0.0, 0.0]"}
+    assert differences["20"] == {"residual": "+2.2 [+2.0, +2.4] ▲", "plain+ortho": "0.0 [0.0, 0.0]"}
 
 
-def test_what_the_intervals_cover_is_said_under_every_table(whole):
-    note = "they do not cover the choice of the test sample (350 images) nor the luck of tuning"
-    assert whole.table.count(note) == 2
-    assert (whole.folder / "report.html").read_text().count(note) == 2
-    assert note in (whole.folder / "table.tex").read_text()
+def test_what_the_intervals_cover_is_said_under_every_table(whole, troubled):
+    sample = "they do not cover the choice of the test sample (350 images)"
+    rest = ", the split, the ranges that are searched nor the data set."
+    for found, note in (
+        (whole, f"they cover tuning and training; {sample}{rest}"),
+        (troubled, f"they cover training; {sample} nor the luck of tuning."),
+    ):
+        assert found.table.count(note) == 2
+        assert (found.folder / "report.html").read_text().count(note) == 2
+        assert note in (found.folder / "table.tex").read_text()
 
 
 def test_a_sweep_without_trouble_has_no_notices(tmp_path):
@@ -112,14 +117,14 @@ def test_a_mixed_cell_lists_its_seeds_and_has_no_interval(troubled):
 def test_unfinished_and_failed_seeds_are_counted_in_the_entry(troubled):
     rows = table_rows(troubled.table)
     assert rows["110"]["plain+ortho"] == "… (1/3 seeds)"
-    assert rows["110"]["residual"].endswith("(n=2, 1 failed) ▲")
+    assert rows["110"]["residual"].endswith("(n=2, 1 failed) △")
     assert rows["20"]["plain"].endswith("] (n=3)")
 
 
 def test_a_difference_over_fewer_seeds_says_so(troubled):
     differences = table_rows(troubled.table.partition("Difference to plain")[2])
     assert differences["110"] == {"residual": differences["110"]["residual"], "plain+ortho": "–"}
-    assert differences["110"]["residual"].endswith("(n=2) ▲")
+    assert differences["110"]["residual"].endswith("(n=2) △")
 
 
 def test_near_chance_entries_are_named_above_the_table(troubled):
@@ -172,9 +177,9 @@ def test_one_seed_has_no_interval(tmp_path):
 
 def test_the_answer_is_one_paragraph_made_from_the_verdicts(whole, tmp_path):
     page = (whole.folder / "report.html").read_text()
-    assert "The arm residual has the highest mean at depth 20, 93.1 [90.4, 95.8]" in page
+    assert "The arm residual has the highest mean at depth 20, 94.2 [92.0, 96.4]" in page
     assert (
-        "The arm residual is better than plain at depth 20 (+2.1); neither is shown at depth 56 (0.0) and depth 110"
+        "The arm residual is better than plain at depth 20 (+2.2); neither is shown at depth 56 (0.0) and depth 110"
         in page
     )
     assert "All others of the row are beaten by residual at depth 20." in page
@@ -284,7 +289,8 @@ def test_the_note_says_which_intervals_are_bootstraps_and_of_which_sample(tmp_pa
     both = (
         "95% intervals over training seeds (initialisation, data order, augmentation), t with fewer than 20 seeds and "
     )
-    assert f"{both}bootstrap (BCa) from 20 on: they do not cover" in interval_note(declaration, [t, bootstrap])
+    note = interval_note(declaration, [t, bootstrap])
+    assert f"{both}bootstrap (BCa) from 20 on: they cover training; they do not cover" in note
     for metric, sample in (
         ("train_accuracy", "training sample (1,097 images)"),
         ("val_accuracy", "validation sample (350 images)"),
@@ -397,10 +403,10 @@ def test_csv_has_the_verdicts(whole, troubled):
     )
     names = ("verdict", "adjusted_p", "permutation_p", "g", "is_best")
     won, equal = rows["residual", "20"], rows["plain+ortho", "20"]
-    # t = 0.021 / (0.001 / sqrt(3)) = 36.4 with 2 degrees of freedom, times 6; g = 21 * (1 - 3 / 7).
-    assert (won["verdict"], won["is_best"], won["permutation_p"]) == ("better", "True", "0.25")
-    assert float(won["adjusted_p"]) == pytest.approx(6 * 0.000755, rel=0.01)
-    assert float(won["g"]) == pytest.approx(12)
+    # t = 0.022 / (0.00158 / sqrt(5)) = 31.1 with 4 degrees of freedom, times 6; g = 13.9 * (1 - 3 / 15).
+    assert (won["verdict"], won["is_best"], won["permutation_p"]) == ("better", "True", "0.0625")
+    assert float(won["adjusted_p"]) == pytest.approx(6 * 6.371e-6, rel=0.01)
+    assert float(won["g"]) == pytest.approx(11.13, rel=0.001)
     assert [equal[name] for name in names] == ["not shown", "1.0", "1.0", "", "False"]
     assert [rows["plain", "20"][name] for name in names] == ["", "", "", "", "False"]
     assert [others["plain+ortho", "110"][name] for name in names] == [""] * 5
@@ -466,8 +472,8 @@ def test_the_latex_tables_have_as_many_cells_in_every_row(troubled):
 def test_the_latex_tables_have_intervals_below_means(whole):
     text = (whole.folder / "table.tex").read_text()
     first, second = text[text.index("    20 &") :].splitlines()[:2]
-    assert first.split(" & ")[1:3] == [r"\textbf{93.1} $\uparrow$", "91.0"]
-    assert second.split(" & ")[1:3] == [r"{\scriptsize {[}90.4, 95.8{]}}", r"{\scriptsize {[}88.5, 93.5{]}}"]
+    assert first.split(" & ")[1:3] == [r"\textbf{94.2} $\uparrow$", "92.0"]
+    assert second.split(" & ")[1:3] == [r"{\scriptsize {[}92.0, 96.4{]}}", r"{\scriptsize {[}90.0, 94.0{]}}"]
 
 
 def test_figures_are_pictures_without_dates(troubled):
@@ -531,7 +537,7 @@ def test_status_lines_name_every_cell(troubled, tmp_path):
 def test_status_tells_the_best_configuration_and_the_confirmed_accuracy(troubled):
     cells = {tuple(cell["levels"].values()): cell for cell in sweep_status(troubled.folder.parent / "runs")["cells"]}
     plain = cells["20", "plain"]
-    assert plain["best_config"] == {"lr": 0.1, "optimizer": "sgd", "weight_decay": 0.01}
+    assert plain["best_configs"] == [{"lr": 0.1, "optimizer": "sgd", "weight_decay": 0.01}]
     assert plain["confirm"]["low"] < plain["confirm"]["mean"] < plain["confirm"]["high"]
     mixed = cells["56", "plain"]["confirm"]
     assert (mixed["n"], mixed["diverged"], mixed["mean"], mixed["low"], len(mixed["values"])) == (3, 1, None, None, 3)
@@ -542,7 +548,7 @@ def test_status_of_a_sweep_that_has_not_begun_is_undefined(tmp_path):
     SweepFolder(tmp_path, SWEEP).write_declaration(synthetic.declaration(), "")
     found = sweep_status(tmp_path)
     assert found["trials"]["waiting"] == found["trials"]["planned"] == 81
-    assert found["cells"][0]["best_config"] is None
+    assert found["cells"][0]["best_configs"] == []
     nothing = {"n": 0, "mean": None, "low": None, "high": None, "values": [], "diverged": 0, "collapsed": 0}
     assert found["cells"][0]["confirm"] == nothing
 

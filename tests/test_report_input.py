@@ -89,7 +89,7 @@ def test_a_declaration_of_a_newer_program_is_told_as_its_records_are(tmp_path):
     for command in (["report", SWEEP, "--to", str(tmp_path / "report")], ["status", SWEEP]):
         done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "runs")])
         assert (done.exit_code, done.stdout) == (1, "")
-        told = "its schema version 99 is newer than 4, which this program reads; update the program"
+        told = "its schema version 99 is newer than 5, which this program reads; update the program"
         assert done.stderr == f"cannot read {file}: {told}\n"
 
 

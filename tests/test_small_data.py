@@ -141,7 +141,7 @@ def test_a_tie_that_decided_the_winner_is_told(tmp_path):
     _, cells = trials(tmp_path, (0.9, 0.9, 0.5, 0.5, 0.9, 0.5))
     (text,) = tie_notices(cells)
     assert text.endswith("and the first of them was confirmed: arm=plain (3 of 6 at 90.0%)")
-    assert [proposal.number for proposal in cells[1].tied()] == [0, 1, 4]
+    assert [proposal.number for proposal in cells[1].studies[0].tied()] == [0, 1, 4]
     found = build_report(tmp_path, "depth_ablation@smoke", tmp_path / "report")
     assert f"The{text[3:]}." in found.notices
 

@@ -265,7 +265,12 @@ def test_schema_accepts_the_search_spaces(path):
         ("profiles", {"a": {"axes": {"depth": []}}}),
         ("profiles", {"a": {"axes": {"arm": {"a": {"init": None}}}}}),
         ("profiles", {"a": {"profiles": {}}}),
-        ("profiles", {"a": {"budget": {"trials": 3}}}),
+        ("budget", {"studies": 2}),
+        ("budget", {"studies": 2, "trials_per_cell": 1}),
+        ("budget", {"trials": 1, "trials_per_cell": 1}),
+        ("budget", {"trials": 0}),
+        ("budget", {"studies": 0, "trials": 1}),
+        ("profiles", {"a": {"budget": {"trails": 3}}}),
     ],
 )
 def test_schema_refuses_a_bad_file(file, key, value):

@@ -48,7 +48,7 @@ def record(number: int, accuracy: float | None, curve=None) -> TrialRecord:
 
 
 def cell(accuracies, params=None, curve=None) -> tuple[Declaration, StudyTrials]:
-    """A study whose best trial has these sampled values and this curve."""
+    """The study of a cell, whose best trial has these sampled values and this curve."""
     declared = DeclaredCell(
         key="c", levels={"arm": "plain"}, settings={"epochs": 10}, tuned=["lr"],
         space={"lr": [LR], "momentum": [MOMENTUM], "width": [WIDTH]},
@@ -68,7 +68,7 @@ def cell(accuracies, params=None, curve=None) -> tuple[Declaration, StudyTrials]
         report={"metric": "test_accuracy"}, tune=TUNE, metrics=measured({"num_classes": 10}), objective=OBJECTIVE,
         data={"num_classes": 10}, file="/home/alice/s.yaml", overrides=["budget.trials_per_cell=6", "seed=3"],
     )  # fmt: skip
-    return declaration, CellTrials(declared, tune, [], objective=VAL_ACCURACY).studies[0]
+    return declaration, StudyTrials(cell=declared, number=0, objective=VAL_ACCURACY, tune=tune, confirm=[], extra=[])
 
 
 CALM = [0.9, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -242,7 +242,7 @@ def test_runner_up_audit_and_origin_stand_in_the_report(tmp_path):
     declaration = dataclasses.replace(sweep.write(), runner_up=True, audit=1)
     folder, ledger = SweepFolder(tmp_path / "runs", sweep.sweep), Ledger(tmp_path / "runs")
     folder.write_declaration(declaration, "")
-    for (trials,) in (cell.studies for cell in collect(declaration, folder.read_proposals(), ledger)):
+    for trials in (study for cell in collect(declaration, folder.read_proposals(), ledger) for study in cell.studies):
         second, winner = trials.runner_up(), trials.winner()
         sources = [("runner_up", 0, 1000, second), ("audit", 2, trials.stopped()[0].seed, trials.stopped()[0])]
         for phase, number, seed, source in sources:

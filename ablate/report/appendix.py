@@ -65,9 +65,10 @@ def regret_text(cells: list[CellTrials]) -> str:
         gains = [gain for gain in (_gain(trials, record) for trials, record in audited) if math.isfinite(gain)]
         metric = audited[0][0].objective
         rest = f", by at most {metric.amount(max(gains))} of {metric.label.lower()}" if gains else ""
+    searched = "study" if any(len(cell.studies) > 1 for cell in cells) else "cell"
     return (
-        f"Audit of the pruner: of {len(audited)} stopped trials that were run to their end after tuning, "
-        f"{len(better)} would have beaten the winner of their cell{rest}. The rank regret of a cell is how many did: "
+        f"Audit of the pruner: of {len(audited)} stopped trials that were run to their end after tuning, {len(better)} "
+        f"would have beaten the winner of their {searched}{rest}. The rank regret of a {searched} is how many did: "
         "so many places lower its winner would stand."
     )
 

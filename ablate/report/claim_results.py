@@ -92,7 +92,7 @@ class _Measured:
 def _measure(declaration: Declaration, claim: DeclaredClaim, entries: list[Entry], num: int) -> _Measured:
     found = [_side(declaration, claim, entries, level, num) for level in (claim.better, claim.worse)]
     sides = [side for side in found if side is not None]
-    num_paired = min(side.estimate.n for side in sides) if len(sides) == 2 else 0
+    num_paired = len(sides[0].ended & sides[1].ended) if len(sides) == 2 else 0
     replicates = declaration.of(claim.levels).replicates
     if num_paired < num:
         return _Measured(None, None, f"{num_paired} of {num} paired {replicates(num)} are finished")

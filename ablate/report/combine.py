@@ -14,8 +14,8 @@ from ablate.store.declaration import CellTrials, Declaration
 AXIS = "sweep"
 BUDGET = (
     ("studies a cell", "num_studies"),
-    ("tune trials a {}", "num_tune"),
-    ("confirm seeds a {}", "num_seeds"),
+    ("tune trials a {searched}", "num_tune"),
+    ("confirm seeds a {searched}", "num_seeds"),
 )
 
 
@@ -125,7 +125,7 @@ def unlike(declaration: Declaration) -> list[str]:
         values = [getattr(part, name) for part in declaration.parts]
         if len(set(values)) > 1:
             each = ", ".join(f"{part.sweep} {value}" for part, value in zip(declaration.parts, values, strict=True))
-            sentences.append(f"The sweeps differ in {what.format(declaration.searched)}: {each}.")
+            sentences.append(f"The sweeps differ in {what.format(searched=declaration.searched)}: {each}.")
     if len({part.data.get("digest") for part in declaration.parts}) > 1:
         sentences.append("The sweeps use different data: compare within one sweep only.")
     return sentences

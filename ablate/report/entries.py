@@ -21,11 +21,12 @@ class Entry:
 
     `by_row` has the number of each finished replicate in `metric`: of a study the mean over its confirm seeds, or of
     each seed where there is one study. A diverged seed is at the floor; without a floor its replicate has no number.
-    `num_rows` are those that were declared, `num_failed` those with a failed seed, `num_waiting` the others that are
-    not finished. `items` are the outcomes of each replicate by test item, one line a replicate, where all have them.
-    `num_doubted` counts the studies whose tuning is in doubt. `difference` is to the baseline with the same other
-    levels, over shared seeds; None for the baseline itself and while either is not settled. `mark` stands behind the
-    entry in the table, for the `doubts` about its tuning.
+    `ended` are the replicates whose seeds have all come to a result, also without a number. `num_rows` are those that
+    were declared, `num_failed` those with a failed seed, `num_waiting` the others that are not finished. `items`
+    are the outcomes of each replicate by test item, one line a replicate, where all have them. `num_doubted` counts the
+    studies whose tuning is in doubt. `difference` is to the baseline with the same other levels, over shared
+    replicates; None for the baseline itself and while either is not settled. `mark` stands behind the entry in the
+    table, for the `doubts` about its tuning.
     """
 
     trials: CellTrials
@@ -38,6 +39,7 @@ class Entry:
     mark: str = ""
     doubts: tuple[str, ...] = ()
     num_doubted: int = 0
+    ended: frozenset[int] = frozenset()
     items: Outcomes | None = None
     by_study: bool = False
 
@@ -147,6 +149,7 @@ def entry(declaration: Declaration, cell: CellTrials) -> Entry:
         num_rows=declared.num_replicates,
         num_failed=sum(any(not _has_ended(pair) for pair in pairs) for pairs in ended.values()),
         metric=metric,
+        ended=frozenset(whole),
         items=items,
         by_study=declared.num_studies > 1,
     )

@@ -150,7 +150,7 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
         missed = [sample, *missed]
         if with_items == {True, False}:
             text += ", some of them the choice of the sample too"
-    text += f"; they do not cover {listed(missed, 'or')}."
+    text += f"; they do not cover {' nor '.join(part for part in (', '.join(missed[:-1]), missed[-1]) if part)}."
     if any(each.low is not None and each.sd == 0 for each in found):
         text += f" An interval of no width: all {name} gave the same value, which says nothing about others."
     if any(each.is_mixed for each in found):
@@ -200,9 +200,9 @@ def first_line(message: str) -> str:
     return redact(line)[:200]
 
 
-def listed(names: list[str], joint: str = "and") -> str:
+def listed(names: list[str]) -> str:
     """For example "a, b and c"."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {joint} {names[-1]}" if names else ""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
 
 
 def _collapse_text(found: Estimate, metric: Metric) -> str:

@@ -115,9 +115,10 @@ class Plan:
 
     def _few_points(self) -> list[str]:
         asked, num = self.spec.budget.num_tune, self.declaration.num_tune
-        return [f"no cell has more than {num} points to try: each study has {num} tune trials instead of {asked}"] * (
-            num < asked
-        )
+        if num >= asked:
+            return []
+        points, trials = (f"{num} {name}{'s' * (num != 1)}" for name in ("point", "tune trial"))
+        return [f"no cell has more than {points} to try: each study has {trials} instead of {asked}"]
 
     def _alike(self) -> list[str]:
         """Name the cells whose trials do the same: what differs between them has no effect."""

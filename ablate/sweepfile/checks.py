@@ -164,7 +164,8 @@ def read_report(options: ReportOptions, task: Task, axes: Mapping[str, Any], lab
 def _margin(text: str, metric: Metric, findings: Findings) -> float | None:
     """Return the smallest difference that matters, in the metric."""
     unit = "points" if metric.unit == "percent" else f"in {metric.name}"
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?) ({unit}{'?' if unit == 'points' else ''})", " ".join(text.split()))
+    pattern = "points?" if metric.unit == "percent" else re.escape(unit)
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?) {pattern}", " ".join(text.split()))
     size = float(match[1]) / metric.scale if match else 0.0
     if not size > 0:
         example = f"{2 if unit == 'points' else 0.02} {unit}"

@@ -68,7 +68,7 @@ def _check_pruner(spec: SweepSpec, cells: Sequence[Cell], findings: Findings) ->
         findings.at_value(keys, f"the pruner {budget.pruner} has nothing to judge: {reason}. Set pruner: none")
     least = 3 if budget.pruner == "median" else 2
     if budget.num_tune < least:
-        reason = f"it needs at least {least} trials a cell, but {budget.key[1]} is {budget.num_tune}"
+        reason = f"it needs at least {least} trials a {budget.searched}, but {budget.key[1]} is {budget.num_tune}"
         findings.at_value(keys, f"the pruner {budget.pruner} has nothing to judge: {reason}. Set pruner: none")
 
 
@@ -155,7 +155,8 @@ def _check_confirm(spec: SweepSpec, findings: Findings) -> None:
             findings.at_value(("confirm", name), f"{name} needs confirm trials, but seeds is 0")
     if confirm.runner_up and spec.budget.num_tune < 2 and findings.positions.value(spec.budget.key).line is not None:
         findings.at_value(
-            ("confirm", "runner_up"), f"runner_up needs at least 2 trials a cell, but {spec.budget.key[1]} is 1"
+            ("confirm", "runner_up"),
+            f"runner_up needs at least 2 trials a {spec.budget.searched}, but {spec.budget.key[1]} is 1",
         )
 
 

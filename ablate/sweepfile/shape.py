@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ablate.errors import choices_text, same_word, shown
-from ablate.sweepfile.positions import Findings, Keys
+from ablate.sweepfile.positions import Findings, Keys, Place
 from ablate.tasks import catalog
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -206,6 +206,9 @@ ONE_FORM: dict[str, Any] = {
 }
 
 
+NO_TRIALS, TWO_FORMS = "no_trials", "two_forms"
+
+
 class Budget(_Section):
     """How each cell is tuned: in `studies` independent studies of `trials` tune trials each.
 
@@ -228,9 +231,11 @@ class Budget(_Section):
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:
         if self.trials_per_cell is None and self.trials is None:
-            raise PydanticCustomError("rule", "must have trials, the tune trials of each study")
+            text = "the key 'trials' is required in budget: the tune trials of each study"
+            raise PydanticCustomError(NO_TRIALS, text)
         if self.trials_per_cell is not None and (self.trials is not None or self.studies is not None):
-            raise PydanticCustomError("rule", "must have studies and trials, or trials_per_cell for a single study")
+            text = "a budget has studies and trials, or trials_per_cell for a single study, but this has both"
+            raise PydanticCustomError(TWO_FORMS, text)
         return self
 
     @property
@@ -242,6 +247,11 @@ class Budget(_Section):
     def num_studies(self) -> int:
         """How many studies a cell has."""
         return 1 if self.trials is None else self.studies or DEFAULT_STUDIES
+
+    @property
+    def searched(self) -> str:
+        """What has a search of its own: a "study" of several, or the "cell"."""
+        return "study" if self.num_studies > 1 else "cell"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -313,6 +323,8 @@ class SweepFile(_Section):
 _SECTION_CLASSES: dict[str, type[BaseModel]] = {
     "budget": Budget, "confirm": Confirm, "report": ReportOptions, "resources": Resources,
 }  # fmt: skip
+MISSING = ("missing", NO_TRIALS)
+"""Mistakes that a profile or an override can mend."""
 _PLACEHOLDERS: dict[str, Any] = {"name": "wrong", "budget": {"trials_per_cell": 1}}
 
 
@@ -328,9 +340,9 @@ def check_shape(tree: dict[str, Any], findings: Findings, *, is_complete: bool =
         for detail in details:
             if _is_misspelt(detail, details):
                 findings.spoiled.add(_keys(detail))
-            elif (is_complete or detail["type"] != "missing") and not _is_spoiled(detail, findings):
+            elif (is_complete or detail["type"] not in MISSING) and not _is_spoiled(detail, findings):
                 _add(detail, findings)
-            elif detail["type"] == "missing":
+            elif detail["type"] in MISSING:
                 findings.spoiled.add(_keys(detail))
     try:
         return SweepFile.model_validate({**_PLACEHOLDERS, **_without(tree, findings.spoiled)})
@@ -377,6 +389,12 @@ def _add(detail: ErrorDetails, findings: Findings) -> None:
             within = f" in {'.'.join(str(part) for part in keys[:-1])}" if keys[1:] else ""
             findings.spoiled.add(keys)
             findings.at(findings.positions.key(keys[:-1]), f"the key '{name}' is required{within}")
+        case "no_trials":
+            findings.spoiled.add(keys)
+            findings.at(findings.positions.key(keys), detail["msg"])
+        case "two_forms":
+            findings.spoiled.add(keys)
+            findings.at(_second_form(detail["input"], findings), detail["msg"])
         case "extra_forbidden":
             known = _known_keys(detail)
             elsewhere = "" if same_word(name, known) else _elsewhere(str(name), keys)
@@ -387,6 +405,13 @@ def _add(detail: ErrorDetails, findings: Findings) -> None:
         case _:
             rule = _rule(detail["msg"])
             findings.at_value(keys, f"{name} {rule}, but got {value}")
+
+
+def _second_form(budget: dict[str, Any], findings: Findings) -> Place:
+    """Return the place of the form of a budget that an override gave, or that comes later in the file."""
+    names = [name for name in ("studies", "trials", "trials_per_cell") if budget.get(name) is not None]
+    places = [findings.positions.key(("budget", name)) for name in names]
+    return max(places, key=lambda place: (place.line is None, place.line or 0, place.column or 0))
 
 
 def _elsewhere(name: str, keys: Keys) -> str:
