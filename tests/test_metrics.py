@@ -136,14 +136,14 @@ def test_the_winner_the_verdicts_and_the_answer_go_by_the_direction(tmp_path):
     declaration = regression(tmp_path / "runs")
     trials = trials_of(tmp_path / "runs", declaration)
     # The first tune trial has the highest accuracy, so the least error.
-    assert {each.winner().number for each in trials} == {0}
+    assert {winner.number for each in trials for winner in each.winners()} == {0}
     found = build_report(tmp_path / "runs", declaration.sweep, tmp_path / "report")
     table = found.table
     assert "**Test rmse, mean over n=3 training seeds**" in table
     assert "**Difference to plain, over the n=3 training seeds that both have**" in table
     # plain at depth 110 has an error of 0.897, residual one of 0.059: less is better.
     row = next(line for line in table.splitlines() if line.startswith("| 110"))
-    assert row.count("▲") == 2
+    assert row.count("△") == 2
     assert "▼" not in row
     page = (tmp_path / "report" / "report.html").read_text()
     assert "has the lowest mean at" in page
@@ -177,8 +177,8 @@ def test_without_a_floor_a_diverged_seed_leaves_its_entry_without_mean_and_verdi
              if (entry.levels["arm"], entry.levels["depth"]) == place)
         for place in (("plain+ortho", "20"), ("residual", "56"))
     )  # fmt: skip
-    assert (one.estimate.mean, one.difference, len(one.by_seed)) == (None, None, 2)
-    assert (all_.estimate.mean, all_.difference, all_.by_seed) == (None, None, {})
+    assert (one.estimate.mean, one.difference, len(one.by_row)) == (None, None, 2)
+    assert (all_.estimate.mean, all_.difference, all_.by_row) == (None, None, {})
     assert "(1/3 diverged)" in found.table
     assert "– (3/3 diverged)" in found.table
     notice = "4 of 81 trials diverged"
@@ -230,7 +230,11 @@ claims: ["CLAIM"]
     (claim,) = load_spec(file).claims
     assert claim.margin == 0.02
     for wrong, problem in (
-        ("2 points", r"a claim about test_loss must read 'A beats B \[by at least 0.02 in test_loss\]', but got"),
+        (
+            "2 points",
+            r"a claim about test_loss must read 'A beats B \[by at least 0.02 in test_loss\]' or 'A equals B within 0.02 "
+            "in test_loss', but got",
+        ),
         ("2 in val_loss", "a claim is about the table's metric test_loss, but got 'val_loss'"),
     ):
         file.write_text(text.replace("CLAIM", f"residual beats plain by at least {wrong}"))
@@ -306,7 +310,7 @@ def test_a_diverged_trial_wins_only_where_all_diverged():
             (Proposal(cell="c", phase="tune", number=n, key="k", seed=n, settings={"x": n}), each)
             for n, each in enumerate(records)
         ]
-        return CellTrials(None, pairs, [], objective=VAL_RMSE)
+        return CellTrials(None, pairs, [], objective=VAL_RMSE).studies[0]
 
     late = dataclasses.replace(record("diverged"), diverged_epoch=2, diverged_step=1)
     assert trials(late, record(value=9.0)).winner().number == 1
@@ -315,7 +319,7 @@ def test_a_diverged_trial_wins_only_where_all_diverged():
 
 def test_doubts_are_about_an_error_that_still_falls(tmp_path):
     declaration = regression(tmp_path, tune_states=("complete",), num_tune=6)
-    trials = trials_of(tmp_path, declaration)[0]
+    (trials,) = trials_of(tmp_path, declaration)[0].studies
     texts = [doubt.text for doubt in doubts(declaration, trials)]
     assert not any("raised" in text or "rose" in text for text in texts)
     better = dataclasses.replace(trials.tune[-1][1], metrics={"val_rmse": 0.0})

@@ -13,7 +13,7 @@ import pytest
 
 from ablate.errors import AblateError
 from ablate.run.launch import ray_private
-from ablate.run.launch.ray_private import nothing_propagated, signals_for_us
+from ablate.run.launch.ray_private import nothing_propagated, nothing_reported, signals_for_us
 
 PACKAGE = Path(ray_private.__file__).parents[2]
 
@@ -31,6 +31,7 @@ def test_ray_has_every_private_part(part):
         (("ray._private.worker", "init"), ray_private.SIGTERM),
         (("ray._private.node", "Node._register_shutdown_hooks"), ray_private.SIGTERM),
         (("ray.tune.execution.class_cache", "_ActorClassCache.get"), ray_private.PROPAGATED),
+        (("ray.tune.utils.callback", "_create_default_callbacks"), ray_private.PROGRESS),
     ],
 )
 def test_ray_looks_a_part_up_by_its_name_each_time(user, part):
@@ -64,7 +65,7 @@ def test_ray_tune_puts_no_variable_of_the_driver_into_a_runtime_environment():
 
 def test_what_is_replaced_comes_back():
     before = [getattr(importlib.import_module(module), name) for module, name in ray_private.PARTS]
-    with signals_for_us(), nothing_propagated():
+    with signals_for_us(), nothing_propagated(), nothing_reported():
         pass
     assert [getattr(importlib.import_module(module), name) for module, name in ray_private.PARTS] == before
 

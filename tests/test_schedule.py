@@ -11,6 +11,7 @@ import pytest
 from made_up import Sweep, stamps
 
 from ablate.report.summary import status
+from ablate.search.journal import Journal
 from ablate.store.declaration import collect
 from ablate.store.record import TrialRecord
 
@@ -327,6 +328,29 @@ def test_optuna_dashboard_can_open_the_studies(tmp_path):
     studies = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
     assert set(studies) == {cell.name for cell in sweep.plan.declaration.cells}
     assert all(study.n_trials == 7 for study in studies.values())
+
+
+def test_what_the_ledger_has_is_not_kept_in_memory_as_well(tmp_path):
+    sweep = Sweep(tmp_path).run()
+    assert all(record.curves for _, _, record in sweep.ended), "whoever listens is told of them"
+    for run in sweep.schedule.cells:
+        assert len(run.records) == 7 + 3
+        for proposal in [*run.tune.values(), *run.confirm.values()]:
+            kept = run.records[proposal.key]
+            assert (kept.curves, kept.provenance, kept.layers) == ({}, {}, {})
+            assert kept.settings is proposal.settings
+            assert sweep.ledger.read(kept.key, kept.sweep, kept.cell).curves
+        assert not run.search.trials
+
+
+def test_the_journal_keeps_no_line_that_optuna_has_read(tmp_path):
+    journal = Journal(tmp_path / "optuna.journal")
+    journal.append_logs([{"a": 1}, {"b": 2}])
+    assert list(journal.read_logs(0)) == list(journal.read_logs(0)) == [{"a": 1}, {"b": 2}]
+    journal.append_logs([{"c": 3}])
+    assert list(journal.read_logs(2)) == [{"c": 3}]
+    assert journal._logs == [{"c": 3}]
+    assert len((tmp_path / "optuna.journal").read_text().splitlines()) == 3
 
 
 def test_a_checkpoint_goes_when_its_trial_is_in_the_ledger(tmp_path):

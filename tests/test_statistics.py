@@ -16,6 +16,7 @@ from ablate.report.entries import Entry
 from ablate.report.inference import estimate, holm, paired_difference, paired_test, t_half_width
 from ablate.report.layout import Grid
 from ablate.report.verdicts import judged
+from ablate.store.declaration import CellTrials, Declaration, DeclaredCell
 
 ACCURACY = accuracy()
 
@@ -159,7 +160,7 @@ def test_at_most_one_table_in_twenty_shows_a_false_mark_where_there_is_no_effect
     for _ in range(num_tables):
         seeds = rng.normal(0, 0.01, size=(4, 1, n))
         values = 0.8 + seeds + rng.normal(0, 0.01, size=(4, 4, n))
-        found = judged(table(values, columns))
+        found = judged(NOTHING_TUNED, table(values, columns))
         num_marked += any(verdict.word != "not shown" for verdict in found.verdicts.values())
         num_bold += bool(found.best)
     # Four standard errors of the simulation.
@@ -172,19 +173,26 @@ def test_at_most_one_table_in_twenty_shows_a_false_mark_where_there_is_no_effect
 def test_bold_needs_a_win_over_every_arm_of_the_row():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.002, size=(1, 3, 8))
-    clear = judged(table(np.array([[[0.7], [0.8], [0.9]]]) + noise, ["base", "a", "b"]))
+    clear = judged(NOTHING_TUNED, table(np.array([[[0.7], [0.8], [0.9]]]) + noise, ["base", "a", "b"]))
     assert clear.best == {(("0",), "b")}
     assert {column: verdict.word for (_, column), verdict in clear.verdicts.items()} == {"a": "better", "b": "better"}
     noise[0, 2], noise[0, 1] = [0.01, -0.01] * 4, 0.0
-    tied = judged(table(np.array([[[0.7], [0.9], [0.9]]]) + noise, ["base", "a", "b"]))
+    tied = judged(NOTHING_TUNED, table(np.array([[[0.7], [0.9], [0.9]]]) + noise, ["base", "a", "b"]))
     assert tied.best == frozenset()
 
 
 def test_a_mixed_cell_has_no_verdict_and_leaves_its_row_without_a_winner():
     values = np.array([[[0.7] * 5, [0.95, 0.95, 0.95, 0.95, 0.1], [0.8, 0.81, 0.82, 0.81, 0.8]]])
-    found = judged(table(values, ["base", "a", "b"]))
+    found = judged(NOTHING_TUNED, table(values, ["base", "a", "b"]))
     assert set(found.verdicts) == {(("0",), "b")}
     assert found.best == frozenset()
+
+
+NOTHING_TUNED = Declaration(
+    sweep="s", name="s", profile="", question="", axes={"arm": ["base"]}, num_tune=1, num_seeds=5, sampler="tpe",
+    cells=[DeclaredCell(key="c", levels={"arm": "base"}, settings={}, tuned=[])], pruner="none", seed=0,
+    report={"metric": ACCURACY.name}, tune={}, data={}, metrics=[ACCURACY], objective=ACCURACY.name,
+)  # fmt: skip
 
 
 def table(values, columns):
@@ -193,9 +201,10 @@ def table(values, columns):
     for row, arms in enumerate(values):
         base = None
         for column, seeds in zip(columns, arms, strict=True):
-            by_seed = dict(enumerate(seeds.tolist()))
+            by_row = dict(enumerate(seeds.tolist()))
             entry = Entry(
-                trials=None, by_seed=by_seed, estimate=estimate(by_seed.values(), 0, ACCURACY), num_seeds=len(seeds),
+                trials=CellTrials(NOTHING_TUNED.cells[0], [], [], objective=ACCURACY), by_row=by_row,
+                estimate=estimate(by_row.values(), 0, ACCURACY), num_rows=len(seeds),
                 metric=ACCURACY,
                 num_failed=0,
             )  # fmt: skip
@@ -203,7 +212,7 @@ def table(values, columns):
                 base = entry
             else:
                 is_mixed = base.estimate.is_mixed or entry.estimate.is_mixed
-                difference = paired_difference(by_seed, base.by_seed, ACCURACY, is_mixed=is_mixed)
+                difference = paired_difference(by_row, base.by_row, ACCURACY, is_mixed=is_mixed)
                 entry = dataclasses.replace(entry, difference=difference)
             at[(str(row),), column] = entry
     rows = [(str(row),) for row in range(len(values))]
@@ -212,7 +221,7 @@ def table(values, columns):
 
 def test_a_p_that_is_not_a_number_is_no_verdict_and_shifts_no_other():
     assert holm([0.01, math.nan, 0.02]) == holm([0.01, 1.0, 0.02])
-    assert verdicts._word(0.5, math.nan) == "not shown"
-    assert verdicts._word(0.5, 0.05) == "better"
-    assert verdicts._word(-0.5, 0.04) == "worse"
-    assert verdicts._word(0.5, math.nextafter(0.05, 1)) == "not shown"
+    assert verdicts._word(0.5, math.nan, None) == "not shown"
+    assert verdicts._word(0.5, 0.05, None) == "better"
+    assert verdicts._word(-0.5, 0.04, None) == "worse"
+    assert verdicts._word(0.5, math.nextafter(0.05, 1), None) == "not shown"

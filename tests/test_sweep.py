@@ -90,6 +90,16 @@ def test_a_trial_gives_the_same_weights_and_curves_without_ray(finished, cells):
         assert again.metrics == record.metrics
 
 
+def test_confirm_trials_and_no_others_have_recorded_the_test_images(finished):
+    folder, ledger = SweepFolder(finished[0] / "runs", "tiny"), Ledger(finished[0] / "runs")
+    records = [ledger.read(p.key, "tiny", p.cell, items=None) for p in folder.read_proposals()]
+    confirmed = [record for record in records if record.phase == "confirm"]
+    assert len({record.items_digest for record in confirmed}) == 1
+    for record in confirmed:
+        assert sum(record.items["test_accuracy"]) / 360 == pytest.approx(record.metrics["test_accuracy"], abs=1e-9)
+    assert not any(record.items or record.items_digest for record in records if record.phase == "tune")
+
+
 def test_running_again_runs_nothing_and_changes_nothing(finished):
     folder, _ = finished
     before = ledger_files(folder)

@@ -12,7 +12,17 @@ from ablate.store.declaration import Declaration, Proposal
 from ablate.store.ledger import differing_numbers
 from ablate.store.record import TrialRecord
 
-UNLIKE = ("file", "path", "overrides", "history", "schema_version", "data_line", "notices")
+UNLIKE = (
+    "file",
+    "path",
+    "overrides",
+    "history",
+    "schema_version",
+    "data_line",
+    "notices",
+    "is_late_margin",
+    "tune_key",
+)
 """Fields of a declaration that tell how it came about, not what it asks for, or say it in prose."""
 MOST = 5
 
@@ -30,6 +40,7 @@ def declared_otherwise(first: Declaration, second: Declaration) -> str:
 def _asked(declaration: Declaration, known_data: Set[str], has_spaces: bool) -> dict[str, Any]:
     """Return what a declaration asks for, as far as the other one has it too."""
     content = {name: value for name, value in dataclasses.asdict(declaration).items() if name not in UNLIKE}
+    content["report"] = {name: value for name, value in declaration.report.items() if value is not None}
     content["data"] = {name: value for name, value in declaration.data.items() if name in known_data}
     if not has_spaces:
         content["cells"] = [{**cell, "space": {}} for cell in content["cells"]]

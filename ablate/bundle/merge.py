@@ -23,12 +23,9 @@ from ablate.command_lines import Commands
 from ablate.errors import LedgerError, UsageError
 from ablate.places import Place
 from ablate.storage import is_locked, locked, read_file, write_atomically
-from ablate.store.declaration import Declaration, Proposal, SweepFolder, collect
+from ablate.store.declaration import Declaration, Proposal, Slot, SweepFolder, collect
 from ablate.store.ledger import Ledger, Stored, differing_numbers, same_layers
 from ablate.store.record import TrialRecord
-
-At = tuple[str, str, int]
-"""Where a proposal stands in its sweep: cell, phase and number."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,11 @@ class Side:
         return {(proposal.key, proposal.cell): proposal for proposal in self.proposals}
 
     @property
-    def by_place(self) -> dict[At, list[Proposal]]:
+    def by_place(self) -> dict[Slot, list[Proposal]]:
         """All proposals for each place, the one that counts last."""
-        found: dict[At, list[Proposal]] = {}
+        found: dict[Slot, list[Proposal]] = {}
         for proposal in self.proposals:
-            found.setdefault((proposal.cell, proposal.phase, proposal.number), []).append(proposal)
+            found.setdefault(proposal.slot, []).append(proposal)
         return found
 
 
@@ -262,9 +259,11 @@ def _add_proposals(found: Additions, bundle: Side, side: Side) -> None:
         elif (newer := _position(ours[-1], theirs)) is not None:
             found.proposals += theirs[newer + 1 :]  # The bundle was written after the folder's last proposal.
         elif _position(theirs[-1], ours) is None:
+            last = theirs[-1]
+            study = f", study {last.study + 1}," if last.study else ""
             found.conflicts.append(
-                f"{bundle.name}: the {theirs[-1].phase} trial {theirs[-1].number} of {_cell_name(bundle, at[0])} is "
-                f"proposed otherwise in {side.name}: {other_settings(ours[-1], theirs[-1])}"
+                f"{bundle.name}: the {last.phase} trial {last.number} of {_cell_name(bundle, last.cell)}{study} is "
+                f"proposed otherwise in {side.name}: {other_settings(ours[-1], last)}"
             )
 
 

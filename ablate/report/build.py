@@ -195,11 +195,11 @@ def _documents(
 ) -> Iterator[tuple[str, dict[str, tuple[str, Figure]]]]:
     """Make one after the other what becomes a PDF: its name and its figures, as {name: (title, figure)}."""
     over = laid_out.row_axes[-1] if laid_out.row_axes else "cell"
-    metric, objective = declaration.metric, declaration.tuned_metric
+    metric, objective, single = declaration.metric, declaration.tuned_metric, declaration.replicates(2)
     by_row = re.sub(r"\W+", "_", f"{metric.quantity}_by_{over}")
     found: dict[str, tuple[str, Callable[[Declaration, Grid], Figure | None]]] = {
         by_row: (
-            f"Means with 95% intervals by {over}; small marks are single seeds. Hollow marks are the seeds of a cell "
+            f"Means with 95% intervals by {over}; small marks are single {single}. Hollow marks are those of a cell "
             "in which some trained and some collapsed: no mean is drawn for it",
             figures.metric_by_row,
         ),

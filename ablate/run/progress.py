@@ -67,12 +67,7 @@ class Progress:
         """Return the estimated rest of the run in seconds, from the trials that ended in this run."""
         if self.schedule is None or self.work_done <= 0:
             return None
-        left = 0.0
-        for run in self.schedule.studies:
-            declaration = self.schedule.declaration
-            missing = declaration.num_tune + declaration.num_seeds - len(run.records)
-            left += max(0, missing) * run.cell.task.work(run.declared.settings)
-        return left * self.busy_s / self.work_done / self.jobs
+        return max(0.0, self.schedule.work_left) * self.busy_s / self.work_done / self.jobs
 
     def _left_text(self) -> str:
         left = self.time_left_s()

@@ -6,7 +6,9 @@ Nothing here knows Ray. The launcher asks `next_pack`, passes on what packs repo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +79,11 @@ class StudyRun:
         """What all random streams of the study derive from."""
         return self.search.seed
 
+    @functools.cached_property
+    def work(self) -> float:
+        """How much work one of its trials is."""
+        return self.cell.task.work(self.declared.settings)
+
     def slot(self, phase: str, number: int) -> Slot:
         """Return what identifies a proposal of the study."""
         return (self.cell.key, self.study, phase, number)
@@ -130,6 +137,9 @@ class Schedule:
         self._completed: set[str] = set()
         self._num_finished = 0
         self._num_done = 0
+        self._running: set[tuple[str, str]] = set()
+        self.work_left = math.fsum(self._work_left(run) for run in self.studies)
+        """Of all trials without a record, as `Task.work` measures it."""
         # Studies that may have something to run; one that had nothing has it only after a trial of its own has ended.
         self._idle = set(range(len(self.studies)))
         self.folder.write_running(())
@@ -174,9 +184,10 @@ class Schedule:
         return True
 
     def _keep(self, run: StudyRun, proposal: Proposal, record: TrialRecord, *, is_new: bool) -> None:
-        self._num_finished -= len(run.records)
-        run.keep(proposal, record)
-        self._num_finished += len(run.records)
+        before = len(run.records)
+        run.keep(proposal, _shortened(proposal, record) if is_new else record)
+        self._num_finished += len(run.records) - before
+        self.work_left -= (len(run.records) - before) * run.work
         if proposal.phase == "tune":
             run.search.tell(proposal.number, record)
         self.listener(run.declared, proposal, record, is_new)
@@ -242,6 +253,7 @@ class Schedule:
                 if proposal.phase == "tune":
                     self._keep_decision(run, proposal)
                 run.running[proposal.key] = proposal
+                self._running.add((run.cell.key, proposal.key))
                 self._tell_running()
                 return PackAssignment(index, [_request(run, proposal)], [proposal])
         return None
@@ -294,6 +306,7 @@ class Schedule:
                 self.ledger.write(record)
             self.checkpoints.remove(record.key)
             run.running.pop(proposal.key, None)
+            self._running.discard((run.cell.key, proposal.key))
             # The ledger has the layers and the items.
             self._keep(run, proposal, dataclasses.replace(record, layers={}, items={}), is_new=True)
         self._idle.add(pack.study)
@@ -302,7 +315,7 @@ class Schedule:
             self._propose_confirm(run, {})
 
     def _tell_running(self) -> None:
-        self.folder.write_running((run.cell.key, key) for run in self.studies for key in run.running)
+        self.folder.write_running(self._running)
 
     def _is_tuned(self, run: StudyRun) -> bool:
         return run.num_tuned == self.declaration.num_tune
@@ -382,10 +395,13 @@ class Schedule:
         return proposal
 
     def _work_left(self, run: StudyRun) -> float:
-        return self._num_left(run) * run.cell.task.work(run.declared.settings)
+        left = self.declaration.num_tune + self.declaration.num_seeds - len(run.records) - len(run.running)
+        return left * run.work
 
-    def _num_left(self, run: StudyRun) -> int:
-        return self.declaration.num_tune + self.declaration.num_seeds - len(run.records) - len(run.running)
+
+def _shortened(proposal: Proposal, record: TrialRecord) -> TrialRecord:
+    """Return what a schedule needs of a record that the ledger has in whole."""
+    return dataclasses.replace(record, settings=proposal.settings, curves={}, provenance={}, rows={})
 
 
 def _cell_name(run: StudyRun) -> str:

@@ -76,7 +76,7 @@ class CellSearch:
         )
         self.study.set_user_attr("cell", cell.key)
         self.study.set_metric_names([objective.name])
-        self.trials: dict[int, Trial] = {}
+        self.trials: dict[int, Trial] = {}  # Those that have not ended.
         self.epochs: dict[int, int] = {}
         self.judged: dict[int, Trial] = {}
 
@@ -185,6 +185,7 @@ class CellSearch:
             self.study.tell(trial, worst)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
+        del self.trials[number]
 
     def _build_sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = derive_seed(self.seed, "sampler", self.cell.key, number) % 2**32

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Journal(BaseJournalBackend):
-    """Keeps the log in memory and appends it to a file in Optuna's format.
+    """Appends the log to a file in Optuna's format, and keeps in memory what its only reader has not read yet.
 
     Optuna's own file backend locks the file, flushes it to the disk and reads it back for every report of every
     trial. None of that is needed here: only this process writes, and the ledger is what survives a crash.
@@ -24,13 +24,17 @@ class Journal(BaseJournalBackend):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
         self._logs: list[dict[str, Any]] = []
+        self._num_forgotten = 0
         self._file = file
         self._is_broken = False
         file.touch()
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """Return the logs from this number on."""
-        return self._logs[log_number_from:]
+        """Return the logs from this number on, and forget those before it."""
+        num_read = max(0, log_number_from - self._num_forgotten)
+        del self._logs[:num_read]
+        self._num_forgotten += num_read
+        return list(self._logs)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append logs, in memory and to the file; a file that cannot be written is left as it is."""

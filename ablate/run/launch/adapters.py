@@ -14,6 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from ablate.run.launch.ray_private import forget_ended_trials
 from ablate.run.pack import failed
 from ablate.run.schedule import PackAssignment, Schedule
 from ablate.signals import was_interrupted
@@ -119,6 +120,10 @@ class CellPruning(FIFOScheduler):
             except Exception as error:
                 self.packs.fail(error)
         return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Drop the trials that ended before this one, which Ray Tune still works with."""
+        forget_ended_trials(tune_controller)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Say that a pack is tried again after its worker was lost. (A Tune callback would make Tune import mlflow.)"""

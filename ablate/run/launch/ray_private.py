@@ -16,7 +16,10 @@ SIGTERM = ("ray._private.utils", "set_sigterm_handler")
 FIND_ADDRESS = ("ray._private.services", "canonicalize_bootstrap_address_or_die")
 GCS = ("ray._raylet", "GcsClient")
 PROPAGATED = ("ray.tune.execution.class_cache", "ENV_VARS_TO_PROPAGATE")
-PARTS = (SERVICES, SIGTERM, FIND_ADDRESS, GCS, PROPAGATED)
+PROGRESS = ("ray.tune.progress_reporter", "TrialProgressCallback")
+PARTS = (SERVICES, SIGTERM, FIND_ADDRESS, GCS, PROPAGATED, PROGRESS)
+HOLDING = ("_stopped_trials", "_failed_trials", "_trials_to_cache")
+"""Attributes of Ray Tune's controller: sets that hold trials which have ended."""
 
 
 @contextlib.contextmanager
@@ -40,6 +43,32 @@ def nothing_propagated() -> Iterator[None]:
     """
     with _replaced(PROPAGATED, frozenset()):
         yield
+
+
+@contextlib.contextmanager
+def nothing_reported() -> Iterator[None]:
+    """Do without Ray Tune's own lines of progress, which we hide: what prints them keeps every trial and result."""
+    from ray.tune import Callback
+
+    class Silent(Callback):
+        def __init__(self, **_: Any) -> None:
+            super().__init__()
+
+    with _replaced(PROGRESS, Silent):
+        yield
+
+
+def forget_ended_trials(controller: Any) -> None:
+    """Let Ray Tune's controller go of the trials that have ended.
+
+    It would keep each with its configuration, its last result and statistics of it, and write all of them to a
+    snapshot at the end. Where Ray is built otherwise, it keeps them.
+    """
+    trials = controller.get_trials()
+    ended = {trial for trial in trials if trial.is_finished()}
+    trials[:] = [trial for trial in trials if trial not in ended]
+    for name in HOLDING:
+        getattr(controller, name, set()).difference_update(ended)
 
 
 def found_address(address: str) -> str:

@@ -18,7 +18,7 @@ from ablate.places import Place, local_view
 from ablate.provenance import code_version, library_versions
 from ablate.run.capacity import Node
 from ablate.run.launch.cluster import attached_cluster, private_cluster
-from ablate.run.launch.ray_private import nothing_propagated
+from ablate.run.launch.ray_private import nothing_propagated, nothing_reported
 from ablate.run.launch.shipping import shipped_name
 from ablate.run.schedule import PackAssignment, Schedule
 from ablate.signals import was_interrupted
@@ -145,7 +145,7 @@ def _fit(
     # Ray's own state, which nobody reads: on a full disk it cannot be written either, and would say so at length.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     try:
-        with nothing_propagated():
+        with nothing_propagated(), nothing_reported():
             tuner.fit()
     finally:
         if packs.error is not None:
