@@ -173,7 +173,7 @@ SEVERAL = r"needs several studies: with one, the luck of its tuning can hide any
         (f"{TUNE}budget: {{trials: 6}}\nreport: {{margin: 2 in val_loss}}\n", f"6:18: {MARGIN}'2 in val_loss'"),
         (
             f"{TUNE}budget: {{trials: 6}}\nclaims: [b equals a at depth 8]\n",
-            r"6:10: a claim must read 'A beats B \[by at least 5 points\] at depth .* or 'A equals B within 5 points at d",
+            r"6:10: a claim must read 'A beats B \[by at least 5 points\].* or 'A equals B within 5 points at d",
         ),
         (f"{TUNE}budget: {{studies: 2}}\n", "5:1: the key 'trials' is required in budget: the tune trials of each st"),
         (f"{TUNE}budget: {{trials: 6, trials_per_cell: 6}}\n", f"5:21: {ONE_FORM}"),
