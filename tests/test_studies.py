@@ -512,8 +512,8 @@ def test_the_report_shows_the_winners_of_all_studies_and_where_the_uncertainty_c
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in made.table.splitlines() if line[:1] == "|"
     ]
-    assert ["20, residual", "lr", "0.1, 0.05, 0.0333, 0.025, 0.02", "1 of 5 0.1"] in rows
-    assert ["20, residual", "optimizer", "sgd, sgd, sgd, sgd, sgd", "5 of 5 sgd"] in rows
+    assert ["20, residual", "lr", "0.1, 0.05, 0.0333, 0.025, 0.02", "1 of 5: 0.1"] in rows
+    assert ["20, residual", "optimizer", "sgd, sgd, sgd, sgd, sgd", "5 of 5: sgd"] in rows
 
 
 def test_mlflow_is_told_the_study(tmp_path):

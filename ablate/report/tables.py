@@ -14,6 +14,7 @@ import pandas as pd
 from ablate.command_lines import Commands
 from ablate.metrics import signed_number
 from ablate.report import appendix, sufficiency
+from ablate.report.combine import Combined
 from ablate.report.inference import Estimate, Verdict
 from ablate.report.layout import Grid, Levels
 from ablate.report.links import Links
@@ -154,6 +155,10 @@ def _hollow_note(grid: Grid) -> list[str]:
 
 def replicate_note(declaration: Declaration) -> str:
     """Return what a replicate is, and what the marks compare."""
+    if isinstance(declaration, Combined):
+        notes = {part.sweep: replicate_note(part) for part in declaration.parts}
+        same = dict.fromkeys(notes.values())
+        return next(iter(same)) if len(same) == 1 else " ".join(f"{sweep}: {note}" for sweep, note in notes.items())
     tune, seeds, num = declaration.num_tune, declaration.num_seeds, declaration.num_studies
     if not declaration.is_tuned:
         return "Nothing is tuned: fixed configurations are compared, and a replicate is one training seed."
@@ -164,10 +169,8 @@ def replicate_note(declaration: Declaration) -> str:
         )
     same = {"qmc": " (the same points in all cells)", "auto": " (the first two thirds the same points in all cells)"}
     trainings = "one training" if seeds == 1 else f"{seeds} trainings"
-    return (
-        f"A replicate is one study: {tune} tune trials{same.get(declaration.sampler, '')}, then {trainings} of the "
-        f"best; {num} studies a cell."
-    )
+    trials = f"{tune} tune trial{'s' * (tune != 1)}{same.get(declaration.sampler, '')}"
+    return f"A replicate is one study: {trials}, then {trainings} of the best; {num} studies a cell."
 
 
 def notes(declaration: Declaration, grid: Grid) -> str:
