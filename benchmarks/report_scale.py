@@ -25,11 +25,14 @@ import numpy as np
 from ablate.store.declaration import MLFLOW_RUNS, Declaration, DeclaredCell, DeclaredClaim, Proposal, SweepFolder
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
+from ablate.tasks.image_classification.config import OBJECTIVE, measured
 from ablate.tasks.image_classification.methods.diagnostics import MEASURES
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPTHS, ARMS, SEEDS, EPOCHS = range(8, 133, 5), ("plain", "ortho", "modulation", "residual"), 5, 100
 LAYERS = 20
+DATA = {"dataset": "digits", "digest": "d", "num_train": 1077, "num_val": 360, "num_test": 360, "num_classes": 10,
+        "image_shape": [1, 8, 8]}  # fmt: skip
 RUN = """
 import resource, sys
 sys.argv = ["ablate", *sys.argv[1:]]
@@ -55,9 +58,7 @@ def make_ledger(out, num_trials, with_diagnostics):
         num_seeds=SEEDS, sampler="tpe", pruner="median", seed=0,
         report={"rows": "depth", "columns": "arm", "metric": "test_accuracy", "baseline": "plain"},
         tune={"lr": {"low": 1e-3, "high": 1.0, "log": True}, "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True}},
-        file="scale.yaml", history=["0123456789ab"],
-        data={"dataset": "digits", "digest": "d", "num_train": 1077, "num_val": 360, "num_test": 360,
-              "num_classes": 10, "image_shape": [1, 8, 8]},
+        file="scale.yaml", history=["0123456789ab"], data=DATA, metrics=measured(DATA), objective=OBJECTIVE,
         claims=[DeclaredClaim(text="residual beats plain at depth 8", axis="arm", better="residual", worse="plain",
                               margin=0.0, levels={"depth": "8"}, design="d", hash="h", num_seeds=SEEDS, looks=[SEEDS])],
     )  # fmt: skip
