@@ -10,8 +10,10 @@ import json
 
 import numpy as np
 
+from ablate.metrics import Metric
 from ablate.report.inference import ALPHA, MIN_BOOTSTRAP, estimate, holm, paired_test
 
+ACCURACY = Metric(name="test_accuracy", unit="percent", low=0.0, high=1.0, floor=0.1, floor_name="chance")
 NUM_SAMPLES = 20_000
 NUM_BOOTSTRAP_SAMPLES = 1_000
 NUM_TABLES = 4_000
@@ -32,7 +34,7 @@ TRUTHS = {
 def coverage(truth, draw, n):
     num_samples = NUM_BOOTSTRAP_SAMPLES if n >= MIN_BOOTSTRAP else NUM_SAMPLES
     samples = draw(np.random.default_rng(n), (num_samples, n))
-    found = [estimate(row, 0, 0.1) for row in samples.tolist()]
+    found = [estimate(row, 0, ACCURACY) for row in samples.tolist()]
     return float(np.mean([each.low <= truth <= each.high for each in found]))
 
 

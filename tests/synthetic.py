@@ -62,6 +62,7 @@ class Synthetic:
     num_tune: int = 6
     num_seeds: int = 3
     num_studies: int = 1
+    is_tuned: bool = True
     report: dict[str, Any] = field(default_factory=dict)
     axes: dict[str, list[str]] = field(default_factory=lambda: {"depth": list(DEPTHS), "arm": list(ARMS)})
     confirm: dict[tuple[str, str, int], str | float] = field(default_factory=dict)
@@ -92,8 +93,7 @@ class Synthetic:
                 key=f"cell{index}",
                 levels=levels,
                 settings={"dataset": "digits", "width": 8},
-                tuned=["optimizer", "lr", "ortho_weight" if "ortho" in levels.get("arm", "") else "weight_decay"]
-                + (["warmup"] if self.freer_arm and levels.get("arm") == self.freer_arm else []),
+                tuned=self._tuned(levels.get("arm", "")),
             )
             for index, levels in enumerate(self._levels())
         ]
@@ -132,6 +132,11 @@ class Synthetic:
             history=["0f9d1c77aa", "b2c4e6f801"],
         )
 
+    def _tuned(self, arm: str) -> list[str]:
+        names = ["optimizer", "lr", "ortho_weight" if "ortho" in arm else "weight_decay"]
+        names += ["warmup"] if arm and arm == self.freer_arm else []
+        return names if self.is_tuned else []
+
     def _levels(self) -> list[dict[str, str]]:
         combinations: list[dict[str, str]] = [{}]
         for axis, levels in self.axes.items():
@@ -162,7 +167,7 @@ class Synthetic:
         settings = {
             **cell.settings, "depth": int(depth), "optimizer": ("sgd", "nesterov", "adam")[choice % 3],
             "lr": round(0.1 / (choice + 1) / (study + 1), 4), "modulation_window": [0, 0.1],
-            cell.tuned[2]: 10.0 ** -(choice + 2),
+            **{name: 10.0 ** -(choice + 2) for name in cell.tuned[2:3]},
         }  # fmt: skip
         folder.append_proposal(
             Proposal(cell=cell.key, study=study, phase=phase, number=number, key=key, seed=seed, settings=settings)

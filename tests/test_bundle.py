@@ -781,7 +781,7 @@ def test_newer_files_within_a_bundle_are_refused(small, tmp_path):
 
     content = small.read_bytes()
     for change, text in (
-        (declared_later, f"cannot read {SWEEP}/declaration.json: its schema version 99 is newer than 4, which"),
+        (declared_later, f"cannot read {SWEEP}/declaration.json: its schema version 99 is newer than 5, which"),
         (recorded_later, f"parquet: its schema version {SCHEMA_VERSION + 1} is newer than {SCHEMA_VERSION}, which"),
     ):
         small.write_bytes(content)

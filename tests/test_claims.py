@@ -90,7 +90,7 @@ def test_a_changed_design_makes_a_frozen_claim_exploratory_and_keeps_the_old_one
     propose(first)
     changed = plan(tmp_path, FILE, "budget.trials_per_cell=9").declaration
     assert [(claim.is_exploratory, claim.is_withdrawn) for claim in changed.claims] == [(True, False), (False, True)]
-    assert claims_footer(changed) == "1 claims, 1 of them exploratory, 1 withdrawn; the sweep was declared 2 times"
+    assert claims_footer(changed) == "1 claim, 1 of them exploratory, 1 withdrawn; the sweep was declared 2 times"
 
 
 def judge(tmp_path, *claims, **options):

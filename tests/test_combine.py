@@ -64,6 +64,32 @@ def test_sweeps_with_different_numbers_of_seeds_keep_their_own(tmp_path):
     assert "note: The sweeps differ in confirm seeds a cell: three 3, five 5." in done.stdout
 
 
+def test_a_sweep_of_studies_beside_one_of_seeds_is_told_apart(tmp_path):
+    folder = tmp_path / "runs"
+    Synthetic(folder, sweep="one", axes=AXES).write()
+    Synthetic(folder, sweep="five", axes=AXES, num_studies=5, num_seeds=1).write()
+    done = run(folder, tmp_path, "one", "five")
+    assert done.exit_code == 0, done.output
+    assert "note: The sweeps differ in studies a cell: one 1, five 5." in done.stdout
+    assert "note: The sweeps differ in confirm seeds a study: one 3, five 1." in done.stdout
+    assert "one: A replicate is one training seed of the configuration that one search found." in done.stdout
+    assert "five: A replicate is one study: 6 tune trials, then one training of the best; 5 studies" in done.stdout
+    assert "intervals over replicates, which are studies in some sweeps and training seeds in the others" in done.stdout
+    assert "they cover training, and those over studies tuning; they do not cover" in done.stdout
+    rows = {line.split("|")[1].strip(): line for line in reversed(done.stdout.splitlines()) if line[:1] == "|"}
+    assert "(n=3) △" in rows["one · 56"]
+    assert "(n=5) ▲" in rows["five · 56"]
+
+
+def test_more_trials_are_asked_for_by_the_key_of_each_sweep(tmp_path):
+    parts = [Synthetic(tmp_path, sweep="one"), Synthetic(tmp_path, sweep="five", num_studies=5)]
+    declaration, _ = combine([(part.declaration(), []) for part in parts])
+    doubt = Doubt(kind="trials", text="few", key="budget.trials_per_cell", value=9)
+    first, second = command(declaration, doubt, Commands(tmp_path)).split(" && ")
+    assert "--set budget.trials_per_cell=9" in first
+    assert "--set budget.trials=9" in second
+
+
 def test_sweeps_with_other_axes_cannot_share_a_table(out, tmp_path):
     done = run(out, tmp_path, "first", "other")
     assert done.exit_code == 2

@@ -152,7 +152,7 @@ def test_classes_without_validation_or_test_images_are_known(toy):
     assert prepared.test_counts == (1, 1, 0)
 
 
-NEW = ("metrics", "objective")
+NEW = ("metrics", "objective", "num_studies", "tune_key", "is_late_margin")
 """Fields that declarations of before do not have."""
 
 
@@ -174,12 +174,18 @@ def test_chance_of_a_declaration_follows_its_counts(tmp_path, metric):
     assert declaration.metric.floor == pytest.approx(CHANCE)
 
 
+def before(file):
+    """A declaration's content as schema version 2 had it."""
+    content = json.loads(file.read_text())
+    earlier = {name: value for name, value in content.items() if name not in NEW}
+    return {**earlier, "trials_per_cell": earlier.pop("num_tune"), "schema_version": 2}
+
+
 @pytest.mark.parametrize("data", [{"num_classes": 0}, {"num_classes": 2, "test_counts": [0, 0]}])
 def test_a_declaration_of_before_without_classes_or_images_is_damaged(tmp_path, data):
     declaration = Synthetic(tmp_path).write()
     file = tmp_path / "depth_ablation@smoke" / "declaration.json"
-    earlier = {name: value for name, value in json.loads(file.read_text()).items() if name not in NEW}
-    file.write_text(json.dumps({**earlier, "schema_version": 2, "data": {**declaration.data, **data}}))
+    file.write_text(json.dumps({**before(file), "data": {**declaration.data, **data}}))
     with pytest.raises(DamagedError, match=r"cannot read .*declaration\.json: "):
         SweepFolder(tmp_path, "depth_ablation@smoke").read_declaration()
 
@@ -187,10 +193,7 @@ def test_a_declaration_of_before_without_classes_or_images_is_damaged(tmp_path, 
 def test_a_declaration_of_before_is_read_and_has_one_in_so_many_classes(tmp_path):
     Synthetic(tmp_path).write()
     file = tmp_path / "depth_ablation@smoke" / "declaration.json"
-    earlier = {
-        name: value for name, value in json.loads(file.read_text()).items() if name not in ("metrics", "objective")
-    }
-    file.write_text(json.dumps({**earlier, "schema_version": 2}))
+    file.write_text(json.dumps(before(file)))
     declaration = SweepFolder(tmp_path, "depth_ablation@smoke").read_declaration()
     assert declaration.metric == dataclasses.replace(accuracy(0.1), floor_meaning="one in 10 classes")
     assert declaration.tuned_metric.name == "val_accuracy"

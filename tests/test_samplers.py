@@ -381,7 +381,7 @@ def test_trials_after_the_shared_points_are_guided_by_however_few_have_ended(tmp
 def test_trial_k_takes_shared_point_k_and_a_known_point_replaces_what_it_says(tmp_path, sampler):
     start = "budget.start_from=[{lr: 0.25}, {optimizer: sgd, momentum: 0.5}]"
     sweep = Sweep(tmp_path, f"budget.sampler={sampler}", start, "budget.pruner=none", "confirm.seeds=0").run()
-    for run, trials in zip(sweep.schedule.cells, by_cell(sweep).values(), strict=True):
+    for run, trials in zip(sweep.schedule.studies, by_cell(sweep).values(), strict=True):
         expected = [
             shared_point(run.cell.space, 0, 0, {"lr": 0.25}),
             shared_point(run.cell.space, 0, 1, {"optimizer": "sgd", "momentum": 0.5}),

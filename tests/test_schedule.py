@@ -83,7 +83,7 @@ def test_items_are_in_the_ledger_and_not_in_the_memory_of_who_schedules(tmp_path
     sweep.run()
     again = Sweep(tmp_path, *one)
     for each in (sweep, again):
-        records = [record for run in each.schedule.cells for record in run.records.values()]
+        records = [record for run in each.schedule.studies for record in run.records.values()]
         confirmed = [record for record in records if record.phase == "confirm"]
         assert [record.items_digest for record in confirmed] == ["d"] * 3
         assert not any(record.items for record in records)

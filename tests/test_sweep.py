@@ -67,7 +67,7 @@ def test_status_counts_every_trial(finished):
     for cell in content["cells"]:
         assert cell["confirm"]["n"] == 2
         assert cell["confirm"]["low"] <= cell["confirm"]["mean"] <= cell["confirm"]["high"]
-        assert set(cell["best_config"]) == {"lr"}
+        assert [set(found) for found in cell["best_configs"]] == [{"lr"}]
 
 
 def test_the_pruner_stops_poor_trials_through_the_mailbox(cells):

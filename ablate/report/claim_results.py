@@ -76,8 +76,9 @@ def claims_footer(declaration: Declaration) -> str:
     num_withdrawn = sum(claim.is_withdrawn for claim in declaration.claims)
     num_exploratory = sum(claim.is_exploratory and not claim.is_withdrawn for claim in declaration.claims)
     number = max(1, len(declaration.history))
+    num = len(declaration.claims) - num_withdrawn
     return (
-        f"{len(declaration.claims) - num_withdrawn} claims, {num_exploratory} of them exploratory, {num_withdrawn} "
+        f"{num} claim{'s' * (num != 1)}, {num_exploratory} of them exploratory, {num_withdrawn} "
         f"withdrawn; the sweep was declared {number} {'time' if number == 1 else 'times'}"
     )
 

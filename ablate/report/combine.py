@@ -31,7 +31,9 @@ class Combined(Declaration):
 
     def overridden(self, key: str, value: object) -> Combined:
         """Return the sweeps with one `--set` more each."""
-        return dataclasses.replace(self, parts=[part.overridden(key, value) for part in self.parts])
+        names = {part.tune_key for part in self.parts}
+        parts = [part.overridden(part.tune_key if key in names else key, value) for part in self.parts]
+        return dataclasses.replace(self, parts=parts)
 
     def of(self, levels: Mapping[str, str]) -> Declaration:
         """Return the declaration of the sweep that the cell of these levels belongs to."""
@@ -40,6 +42,12 @@ class Combined(Declaration):
     def metric_of(self, levels: Mapping[str, str]) -> Metric:
         """Return the metric of the table with the floor of the sweep of these levels."""
         return self.of(levels).metric_named(self.metric.name)
+
+    @property
+    def replicate(self) -> str:
+        """What is repeated in all sweeps; "replicate" where it is not the same."""
+        kinds = {part.replicate for part in self.parts}
+        return kinds.pop() if len(kinds) == 1 else "replicate"
 
     @property
     def num_trials(self) -> int:

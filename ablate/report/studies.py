@@ -29,13 +29,13 @@ def winners(declaration: Declaration, entries: list[Entry]) -> list[list[str]]:
 
 
 def _agreement(entry: Entry, name: str, found: list[Proposal]) -> str:
-    """For example "4 of 5 sgd", or "within 23% of the range"."""
+    """For example "4 of 5: sgd", or "within 23% of the range"."""
     shares = [share for winner in found if (share := _share(entry, name, winner)) is not None]
     if len(shares) == len(found):
         return f"within {100 * (max(shares) - min(shares)):.0f}% of the range"
     values = Counter(value_text(winner.settings[name]) for winner in found if name in winner.settings)
     ((value, count),) = values.most_common(1)
-    return f"{count} of {values.total()} {value}"
+    return f"{count} of {values.total()}: {value}"
 
 
 def _share(entry: Entry, name: str, winner: Proposal) -> float | None:

@@ -14,6 +14,7 @@ import pandas as pd
 from ablate.command_lines import Commands
 from ablate.metrics import signed_number
 from ablate.report import appendix, sufficiency
+from ablate.report.combine import Combined
 from ablate.report.inference import Estimate, Verdict
 from ablate.report.layout import Grid, Levels
 from ablate.report.links import Links
@@ -155,6 +156,10 @@ def _hollow_note(grid: Grid) -> list[str]:
 
 def replicate_note(declaration: Declaration) -> str:
     """Return what a replicate is, and what the marks compare."""
+    if isinstance(declaration, Combined):
+        notes = {part.sweep: replicate_note(part) for part in declaration.parts}
+        same = dict.fromkeys(notes.values())
+        return next(iter(same)) if len(same) == 1 else " ".join(f"{sweep}: {note}" for sweep, note in notes.items())
     tune, seeds, num = declaration.num_tune, declaration.num_seeds, declaration.num_studies
     if not declaration.is_tuned:
         return "Nothing is tuned: fixed configurations are compared, and a replicate is one training seed."
@@ -167,7 +172,8 @@ def replicate_note(declaration: Declaration) -> str:
     first = f"the first {shared} " if shared < tune else ""
     same = f" ({first}at the same points in all cells)" if shared else ""
     trainings = "one training" if seeds == 1 else f"{seeds} trainings"
-    return f"A replicate is one study: {tune} tune trials{same}, then {trainings} of the best; {num} studies a cell."
+    trials = f"{tune} tune trial{'s' * (tune != 1)}{same}"
+    return f"A replicate is one study: {trials}, then {trainings} of the best; {num} studies a cell."
 
 
 def notes(declaration: Declaration, grid: Grid) -> str:

@@ -135,15 +135,20 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
     which = (
         f", t with fewer than {MIN_BOOTSTRAP} {name} and bootstrap (BCa) from {MIN_BOOTSTRAP} on" if not kind else ""
     )
-    over = f"training seeds{drawn}" if declaration.replicate == "seed" else "studies"
+    over = {"seed": f"training seeds{drawn}", "study": "studies"}.get(
+        declaration.replicate, "replicates, which are studies in some sweeps and training seeds in the others"
+    )
     sample = f"the choice of the {LONG.get(split, split)} sample{items}"
     with_items = {each.crossed is not None for each in found if each.low is not None}
-    if declaration.replicate == "study":
-        missed = ["the split", "the ranges that are searched", "the data set"]
-        text = f"[low, high]: 95% {kind}intervals over {over}{which}: they cover tuning and training"
-    else:
+    if declaration.replicate == "seed":
         missed = ["the luck of tuning"] if declaration.is_tuned else ["other settings"]
-        text = f"[low, high]: 95% {kind}intervals over {over}{which}: they cover training"
+        covered = "training"
+    else:
+        missed = ["the split", "the ranges that are searched", "the data set"]
+        covered = (
+            "tuning and training" if declaration.replicate == "study" else "training, and those over studies tuning"
+        )
+    text = f"[low, high]: 95% {kind}intervals over {over}{which}: they cover {covered}"
     if with_items == {True}:
         text += f", and {sample}"
     else:

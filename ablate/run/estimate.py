@@ -156,7 +156,7 @@ def _power(plan: Plan, cells: list[CellTrials]) -> dict[str, Any]:
     metric = plan.declaration.metric
     flips = seeds_for_sign_flips(others)
     if once is None or all_ is None:
-        found["lines"] = [f"verdicts: not possible with {n} {name}; a paired t test needs 2"]
+        found["lines"] = [f"verdicts: not possible with {n} confirm seed{'s' * (n != 1)}; a paired t test needs 2"]
         return found
     text = (
         f"verdicts: possible from 2 {name} on by the paired t test, from {flips} by sign flips alone "

@@ -241,7 +241,7 @@ class Declaration:
 
     def replicates(self, number: int) -> str:
         """Return what is repeated, for prose: "study", "studies", "seed" or "seeds"."""
-        return self.replicate if number == 1 else {"study": "studies", "seed": "seeds"}[self.replicate]
+        return self.replicate if number == 1 else {"study": "studies"}.get(self.replicate, f"{self.replicate}s")
 
     def row(self, proposal: Proposal) -> int:
         """Return which replicate a confirm trial belongs to; cells are compared over those of equal number."""
