@@ -170,9 +170,9 @@ def replicate_note(declaration: Declaration) -> str:
         )
     shared = num_shared(declaration.sampler, tune)
     first = f"the first {shared} " if shared < tune else ""
-    same = f" ({first}at the same points in all cells)" if shared else ""
+    points = f" ({first}at the same points in all cells)" if shared else ""
     trainings = "one training" if seeds == 1 else f"{seeds} trainings"
-    trials = f"{tune} tune trial{'s' * (tune != 1)}{same}"
+    trials = f"{tune} tune trial{'s' * (tune != 1)}{points}"
     return f"A replicate is one study: {trials}, then {trainings} of the best; {num} studies a cell."
 
 
