@@ -55,7 +55,7 @@ def declared_claim(
 class Synthetic:
     """Writes one sweep. `confirm` overrides confirm trials: (arm, depth, trial) to a state or an accuracy; "waiting"
     leaves one out, "running" proposes it only. Trials are counted over all studies. `freer_arm` has one more tuned
-    parameter."""
+    parameter. With `num_items` confirm trials have outcomes of so many test items, whose mean is the accuracy."""
 
     out: Path
     sweep: str = "depth_ablation@smoke"
@@ -63,6 +63,7 @@ class Synthetic:
     num_seeds: int = 3
     num_studies: int = 1
     is_tuned: bool = True
+    num_items: int = 0
     report: dict[str, Any] = field(default_factory=dict)
     axes: dict[str, list[str]] = field(default_factory=lambda: {"depth": list(DEPTHS), "arm": list(ARMS)})
     confirm: dict[tuple[str, str, int], str | float] = field(default_factory=dict)
@@ -176,6 +177,12 @@ class Synthetic:
             record = self._record(key, fingerprint, seed, phase, state, settings, accuracy, noise)
             ledger.write(dataclasses.replace(record, study=study))
 
+    def _outcomes(self, accuracy: float, noise: random.Random) -> list[float]:
+        """Return which items are right: later ones are harder, with some luck."""
+        luck = [item + noise.gauss(0, self.num_items / 20) for item in range(self.num_items)]
+        right = sorted(range(self.num_items), key=luck.__getitem__)[: round(accuracy * self.num_items)]
+        return [float(item in set(right)) for item in range(self.num_items)]
+
     def _record(
         self, key: str, fingerprint: str, seed: int, phase: str, state: str, settings: dict[str, Any],
         accuracy: float, noise: random.Random,
@@ -186,8 +193,12 @@ class Synthetic:
             for epoch in range(1, num_epochs + 1)
         ]
         metrics = {"val_accuracy": accuracy} if state == "complete" else {}
+        items = {}
         if state == "complete" and phase == "confirm":
             metrics["test_accuracy"] = accuracy
+        if "test_accuracy" in metrics and self.num_items:
+            items["test_accuracy"] = self._outcomes(accuracy, noise)
+            metrics["test_accuracy"] = math.fsum(items["test_accuracy"]) / self.num_items
         is_diverged = state == "diverged"
         messages = {"failed": self.message, "diverged": "the training loss is nan"}
         return TrialRecord(
@@ -201,5 +212,6 @@ class Synthetic:
             provenance={"git_sha": "946241c", "git_dirty": "false", "torch": "2.14.0", "python": "3.11.7",
                         "device": "cpu", "hostname": "gpu7.example.org"},
             started_at="2025-12-31T23:59:24Z", finished_at="2026-01-01T00:00:00Z",
+            items=items, items_digest="d" if items else "",
             sweep=self.sweep if state in ("pruned", "failed") else "",
         )  # fmt: skip

@@ -177,8 +177,8 @@ def test_chance_of_a_declaration_follows_its_counts(tmp_path, metric):
 def before(file):
     """A declaration's content as schema version 2 had it."""
     content = json.loads(file.read_text())
-    earlier = {name: value for name, value in content.items() if name not in NEW}
-    return {**earlier, "trials_per_cell": earlier.pop("num_tune"), "schema_version": 2}
+    content["trials_per_cell"] = content.pop("num_tune")
+    return {**{name: value for name, value in content.items() if name not in NEW}, "schema_version": 2}
 
 
 @pytest.mark.parametrize("data", [{"num_classes": 0}, {"num_classes": 2, "test_counts": [0, 0]}])

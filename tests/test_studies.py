@@ -529,3 +529,55 @@ def test_mlflow_is_told_the_study(tmp_path):
     assert (winners["winner"], winners["winner.lr"]) == ("tune 0, study 2 tune 0", "0.1, 0.05")
     note = content.cell_note(cells[0], declaration)
     assert "Winner on validation data: study 2 tune 0 (optimizer sgd, lr 0.05, weight_decay 0.01)." in note
+
+
+@pytest.mark.parametrize("options", [{}, {"num_studies": 1, "num_seeds": 5, "is_tuned": False}])
+def test_with_outcomes_by_test_item_intervals_and_tests_cover_the_sample_too(tmp_path, options):
+    given = {"num_studies": 5, "num_seeds": 1, "axes": {"depth": ["20", "56"], "arm": list(ARMS)}, **options}
+    written = Synthetic(tmp_path / "runs", num_items=350, **given)
+    written.write()
+    made = build_report(tmp_path / "runs", written.sweep, tmp_path / "report")
+    name = "seeds" if options else "studies"
+    covered = "training" if options else "tuning and training"
+    missed = "other settings" if options else "the split, the ranges that are searched nor the data set"
+    note = f"they cover {covered}, and the choice of the test sample (350 images); they do not cover {missed}."
+    assert made.table.count(note) == 2
+    assert (
+        f"follows from the paired t test, over {name} and over test items too, whichever says less, adj" in made.table
+    )
+    lines = made.table.partition("**Where the uncertainty comes from**")[2].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    assert rows[0] == ["cell", name, "test items", f"{name} × items", "correlation with the baseline"]
+    shares = [[int(cell.removesuffix("%")) for cell in row[1:4]] for row in rows[2:]]
+    assert len(shares) == 4
+    assert all(abs(sum(found) - 100) <= 1 for found in shares)
+
+
+def test_an_interval_over_items_too_is_never_narrower_and_needs_the_items_of_all(tmp_path):
+    given = {
+        "num_studies": 5,
+        "num_seeds": 1,
+        "axes": {"depth": ["20"], "arm": ["plain", "residual"]},
+        "num_items": 350,
+    }
+    written = Synthetic(tmp_path, **given)
+    declaration = written.write()
+    folder, ledger = SweepFolder(tmp_path, written.sweep), Ledger(tmp_path)
+
+    def measured(items):
+        cells = collect(declaration, folder.read_proposals(), ledger, items=items)
+        return {entry.levels["arm"]: entry for entry in entries(declaration, cells)}, cells
+
+    with_items, cells = measured(["test_accuracy"])
+    without, _ = measured([])
+    for arm in ("plain", "residual"):
+        wide, narrow = with_items[arm].estimate, without[arm].estimate
+        assert wide.mean == pytest.approx(narrow.mean)
+        assert wide.high - wide.low > narrow.high - narrow.low
+        assert (wide.crossed is not None, narrow.crossed) == (True, None)
+    wide, narrow = (found["residual"].difference for found in (with_items, without))
+    assert wide.high - wide.low > narrow.high - narrow.low
+    confirm = [(p, dataclasses.replace(r, items_digest="e") if p.study == 2 else r) for p, r in cells[0].confirm]
+    other = [dataclasses.replace(cells[0], confirm=confirm), cells[1]]
+    assert [entry.estimate.crossed is None for entry in entries(declaration, other)] == [True, False]
+    assert entries(declaration, other)[1].difference.crossed is None
