@@ -232,8 +232,8 @@ claims: ["CLAIM"]
     for wrong, problem in (
         (
             "2 points",
-            r"a claim about test_loss must read 'A beats B \[by at least 0.02 in test_loss\]' or 'A equals B within 0.0"
-            "2 in test_loss', but got",
+            r"a claim about test_loss must read 'A beats B \[by at least 0.02 in test_loss\]' or 'A equals B within "
+            "0.02 in test_loss', but got",
         ),
         ("2 in val_loss", "a claim is about the table's metric test_loss, but got 'val_loss'"),
     ):

@@ -11,11 +11,11 @@ from made_up import Sweep
 
 from ablate.errors import SpecError
 from ablate.search.cell_search import CellSearch, new_storage
-from ablate.search.samplers import build_sampler, num_shared
+from ablate.search.samplers import build_sampler
 from ablate.seeds import study_seed
 from ablate.sweepfile.cells import build_cells
 from ablate.sweepfile.grid_points import MAX_POINTS, any_order, grid, num_points
-from ablate.sweepfile.shared_points import NUM_COORDINATES, coordinates, shared_point
+from ablate.sweepfile.shared_points import NUM_COORDINATES, coordinates, num_shared, shared_point
 from ablate.sweepfile.spec import load_spec
 
 FINITE = ["tune={lr: [0.001, 0.01, 0.1], optimizer: [sgd, adam]}", "budget.trials_per_cell=9"]
@@ -344,10 +344,10 @@ def test_more_parameters_than_coordinates_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("sampler", "trials", "num"), [
-    ("auto", 1, 1), ("auto", 2, 2), ("auto", 3, 2), ("auto", 6, 4), ("auto", 7, 5), ("auto", 8, 6),
+    ("auto", 1, 1), ("auto", 3, 3), ("auto", 6, 6), ("auto", 7, 6), ("auto", 9, 6), ("auto", 10, 7), ("auto", 24, 16),
     ("qmc", 7, 7), ("tpe", 7, 0), ("random", 7, 0), ("grid", 7, 0),
 ])  # fmt: skip
-def test_two_thirds_of_auto_are_shared_points(sampler, trials, num):
+def test_two_thirds_of_auto_are_shared_points_and_six_at_least(sampler, trials, num):
     assert num_shared(sampler, trials) == num
 
 

@@ -33,6 +33,7 @@ from ablate.report.text import (
     shared_n,
 )
 from ablate.store.declaration import Declaration
+from ablate.sweepfile.shared_points import num_shared
 
 MARKS = {"▲": "better", "▼": "worse", "△": "perhaps better", "▽": "perhaps worse", "≈": "equivalent"}
 COST_CAPTION = "Cost: device-hours of all trials · trained parameters"
@@ -167,9 +168,11 @@ def replicate_note(declaration: Declaration) -> str:
             "A replicate is one training seed of the configuration that one search found. The marks compare these "
             "configurations, not the methods; a rerun may change them."
         )
-    same = {"qmc": " (the same points in all cells)", "auto": " (the first two thirds the same points in all cells)"}
+    shared = num_shared(declaration.sampler, tune)
+    first = f"the first {shared} " if shared < tune else ""
+    points = f" ({first}at the same points in all cells)" if shared else ""
     trainings = "one training" if seeds == 1 else f"{seeds} trainings"
-    trials = f"{tune} tune trial{'s' * (tune != 1)}{same.get(declaration.sampler, '')}"
+    trials = f"{tune} tune trial{'s' * (tune != 1)}{points}"
     return f"A replicate is one study: {trials}, then {trainings} of the best; {num} studies a cell."
 
 

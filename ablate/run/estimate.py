@@ -21,6 +21,7 @@ from ablate.run.progress import duration_text
 from ablate.storage import read_json, write_atomically
 from ablate.store.declaration import CellTrials, collect, sweeps, tie_notices
 from ablate.store.ledger import Ledger
+from ablate.sweepfile.shared_points import num_shared
 from ablate.tasks.base import Cost, Settings, Task
 from ablate.tasks.parameters import FIRST_TASK
 from ablate.tasks.registry import error_text
@@ -117,7 +118,6 @@ def lines(content: dict[str, Any], plan: Plan) -> list[str]:
 
 def _startup(plan: Plan) -> dict[str, str]:
     from ablate.search.pruning import first_rung, startup_trials
-    from ablate.search.samplers import num_shared
 
     budget = plan.spec.budget
     asked, where = plan.declaration.num_tune, plan.declaration.searched
@@ -125,7 +125,9 @@ def _startup(plan: Plan) -> dict[str, str]:
     shared = num_shared(budget.sampler, asked)
     epochs = max(cell.max_epochs for cell in plan.cells)
     sampler = {
-        "auto": f"the first {shared} trials of a {where} take points that all cells share, {asked - shared} are guided",
+        "auto": f"the first {shared} trials of a {where} take points that all cells share, {asked - shared} are guided"
+        if shared < asked
+        else f"all trials of a {where} take points that all cells share",
         "tpe": f"the first {num} trials of a {where} are drawn at random, {asked - num} are guided",
         "random": "all trials are drawn at random",
         "qmc": "a scrambled Sobol' sequence that all cells share",

@@ -5,11 +5,6 @@ from __future__ import annotations
 import optuna
 
 
-def num_shared(name: str, trials_per_cell: int) -> int:
-    """Return how many trials of a study, its first ones, take points that all cells share: two thirds for auto."""
-    return {"qmc": trials_per_cell, "auto": -(-2 * trials_per_cell // 3)}.get(name, 0)
-
-
 def build_sampler(name: str, *, num_startup: int, seed: int) -> optuna.samplers.BaseSampler:
     """Return a sampler for one proposal that is neither a given point nor a shared one.
 
