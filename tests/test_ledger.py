@@ -625,8 +625,8 @@ def test_a_proposal_that_is_none_is_passed_over(tmp_path, change):
         ("data", {}, "data.num_train must be a number of images or classes"),
         ("report", {"rows": "width"}, "report.rows must be the name of an axis"),
         ("report", {"metric": []}, "report.metric must be the name of an axis, a level or a metric"),
-        ("trials_per_cell", 10**9, "trials_per_cell: Input should be less than or equal to 1000000"),
-        ("trials_per_cell", "3", "trials_per_cell: Input should be a valid integer"),
+        ("num_tune", 10**9, "num_tune: Input should be less than or equal to 1000000"),
+        ("num_tune", "3", "num_tune: Input should be a valid integer"),
         ("more", 1, "more: Unexpected keyword argument"),
     ],
 )
