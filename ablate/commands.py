@@ -120,7 +120,7 @@ def file_options(function: Any) -> Any:
     for decorator in (
         out_option,
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                     help="Replace one entry, for example --set budget.trials_per_cell=8."),
+                     help="Replace one entry, for example --set budget.studies=10."),
         click.option("--profile", metavar="NAME", help="Apply one of the file's profiles."),
         click.argument("file", type=LocalPath(path_type=Path)),
     ):  # fmt: skip

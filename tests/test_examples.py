@@ -14,7 +14,7 @@ import ablate
 from ablate import starters
 
 ROOT = Path(__file__).parent.parent
-REDUCED = ["--set", "budget.trials_per_cell=2", "--set", "confirm.seeds=2"]
+REDUCED = ["--set", "budget.studies=1", "--set", "budget.trials=2", "--set", "confirm.seeds=2"]
 LESS = {"transformer": ["--set", "fixed.updates_per_round=3"], "function": ["--set", "fixed.epochs=6"]}
 CELLS = {
     "function": {("full",), ("full-standardise",), ("full-skip",), ("full-dropout",)},
@@ -67,7 +67,7 @@ def test_the_notebook_runs_from_top_to_bottom_and_again_without_a_trial(tmp_path
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.source = cell.source.replace("trials=6", "trials=2").replace("seeds=5", "seeds=2")
+            cell.source = cell.source.replace("studies=5", "studies=1, seeds=2").replace("trials=6", "trials=2")
     run_notebook(notebook, tmp_path)
     shown = "".join(
         str(output.get("data", {}).get("text/html", ""))
@@ -101,7 +101,7 @@ from line import train
 
 result = ablate.sweep(
     train, axes={"scale": [1, 2]}, tune={"lr": ablate.log(0.01, 0.3)}, objective="val_rmse", direction="min",
-    metric="test_rmse", baseline=1, trials=2, seeds=2,
+    metric="test_rmse", baseline=1, studies=1, trials=2, seeds=2,
 )
 print(len(result.trials), "trials")
 """
@@ -110,7 +110,7 @@ name: line
 task: {function: line.py:train, objective: {name: val_rmse, direction: min}, metrics: [test_rmse]}
 axes: {scale: [1, 2]}
 tune: {lr: {low: 0.01, high: 0.3, log: true}}
-budget: {trials_per_cell: 2}
+budget: {studies: 1, trials: 2}
 confirm: {seeds: 2}
 report: {baseline: 1}
 """

@@ -79,7 +79,7 @@ class Merged:
         key, equals, text = override.partition("=")
         key = key.strip()
         if not equals or not key:
-            return self.findings.at(place, "--set takes KEY=VALUE, for example budget.trials_per_cell=10")
+            return self.findings.at(place, "--set takes KEY=VALUE, for example budget.studies=10")
         if not text.strip():
             return self.findings.at(place, f"a value is missing after '{key}='; null removes an entry")
         section, dot, entry = key.partition(".")
