@@ -237,13 +237,13 @@ class Result:
 
     @property
     def curves(self) -> pd.DataFrame:
-        """One row a report of a trial: axes, phase, number, seed, key, epoch (from 1), and a column a metric."""
+        """One row a report of a trial: axes, study, phase, number, seed, key, epoch (from 1), and a column a metric."""
         import pandas as pd
 
         rows = [
             {
-                **cell.cell.levels, "phase": proposal.phase, "number": proposal.number, "seed": record.seed,
-                "key": record.key, "epoch": epoch + 1,
+                **cell.cell.levels, "study": proposal.study + 1, "phase": proposal.phase, "number": proposal.number,
+                "seed": record.seed, "key": record.key, "epoch": epoch + 1,
                 **{n: curve[epoch] for n, curve in record.curves.items() if epoch < len(curve) and n != "epoch"},
             }
             for cell in self.cells

@@ -7,20 +7,23 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from made_up import Sweep
-from synthetic import ARMS, DEPTHS, Synthetic, declared_claim
+from synthetic import ARMS, DEPTHS, VAL_ACCURACY, Synthetic, declared_claim
 
 from ablate.errors import SpecError
 from ablate.report import sufficiency, tables
 from ablate.report.build import build_report
 from ablate.report.claim_results import claim_results
+from ablate.report.combine import combine, laid_out_as
 from ablate.report.entries import entries
+from ablate.report.inference import paired_difference, paired_test
 from ablate.report.layout import grid
 from ablate.report.summary import status
 from ablate.report.text import printed_entry
-from ablate.report.verdicts import judged
+from ablate.report.verdicts import doubts, judged
 from ablate.run.plan import make_plan
 from ablate.seeds import study_seed
 from ablate.store.declaration import Proposal, SweepFolder, collect
@@ -581,3 +584,46 @@ def test_an_interval_over_items_too_is_never_narrower_and_needs_the_items_of_all
     other = [dataclasses.replace(cells[0], confirm=confirm), cells[1]]
     assert [entry.estimate.crossed is None for entry in entries(declaration, other)] == [True, False]
     assert entries(declaration, other)[1].difference.crossed is None
+
+
+def test_equal_differences_of_all_studies_are_tested_over_items_too():
+    items = np.zeros((10, 50))
+    items[:, 0] = 1.0  # One item more is right, in every study.
+    found = paired_difference(dict.fromkeys(range(10), 0.82), dict.fromkeys(range(10), 0.8), VAL_ACCURACY, items=items)
+    assert paired_test(found.values).p == 2**-9
+    assert paired_test(found.values, over=found.crossed).p == found.crossed.p() > 0.05
+
+
+def test_a_mark_counts_the_studies_that_both_cells_have(tmp_path):
+    lost = {("residual", "20", study): "failed" for study in range(3)} | {
+        ("plain", "20", study): "failed" for study in range(3, 6)
+    }
+    others = {
+        (arm, "20", study): base + 0.001 * study
+        for arm, base in (("residual", 0.95), ("plain", 0.9))
+        for study in range(8)
+        if (arm, "20", study) not in lost
+    }
+    declaration, found, _ = table(tmp_path, num_studies=8, confirm=lost | others, tune_states=("complete",))
+    sides = [found.at[("20",), arm] for arm in ("residual", "plain")]
+    assert [side.estimate.n for side in sides] == [5, 5]
+    assert doubts(declaration, *sides)[0] == "2 studies, fewer than 5"
+
+
+def test_a_failed_seed_does_not_hide_that_another_of_its_study_diverged(tmp_path):
+    confirm = {("residual", "20", 2): "diverged", ("residual", "20", 3): "failed"}
+    _, found, _ = table(tmp_path, num_studies=6, num_seeds=2, confirm=confirm)
+    residual = found.at[("20",), "residual"]
+    assert (residual.estimate.n, residual.estimate.num_diverged, residual.estimate.is_mixed) == (5, 1, True)
+    assert residual.difference.is_mixed
+
+
+def test_another_metric_has_no_margin_and_sweeps_with_different_ones_have_none(tmp_path):
+    declared = Synthetic(tmp_path, report={"margin": 0.02}).declaration()
+    assert laid_out_as(declared, metric="test_accuracy").report["margin"] == 0.02
+    assert laid_out_as(declared, metric="test_loss").report["margin"] is None
+    other = dataclasses.replace(declared, sweep="b", report={**declared.report, "margin": 0.005}, is_late_margin=True)
+    same, _ = combine([(declared, []), (dataclasses.replace(declared, sweep="b"), [])])
+    apart, _ = combine([(declared, []), (other, [])])
+    assert (same.report["margin"], same.is_late_margin) == (0.02, False)
+    assert (apart.report["margin"], apart.is_late_margin) == (None, True)

@@ -82,6 +82,8 @@ def combine(found: list[tuple[Declaration, list[CellTrials]]]) -> tuple[Declarat
         dataclasses.replace(claim, levels={AXIS: part.sweep, **claim.levels}) for part in parts for claim in part.claims
     ]
     fields = {each.name: getattr(first, each.name) for each in dataclasses.fields(Declaration)}
+    # Of sweeps with different margins none holds for all.
+    margins = {part.report.get("margin") for part in parts}
     fields |= {
         "sweep": "+".join(part.sweep for part in parts),
         "name": " and ".join(part.sweep for part in parts),
@@ -91,6 +93,8 @@ def combine(found: list[tuple[Declaration, list[CellTrials]]]) -> tuple[Declarat
         "cells": [trials.cell for trials in cells],
         "claims": claims,
         **{name: max(getattr(part, name) for part in parts) for _, name in BUDGET},
+        "report": {**first.report, "margin": margins.pop() if len(margins) == 1 else None},
+        "is_late_margin": any(part.is_late_margin for part in parts),
         "tune": {name: space for part in reversed(parts) for name, space in part.tune.items()},
         "history": [digest for part in parts for digest in part.history],
         "file": "",
@@ -119,6 +123,8 @@ def laid_out_as(
     if columns is not None and columns == report.get("rows") and rows is None:
         rows = report.get("columns")
     report |= {name: value for name, value in {"rows": rows, "columns": columns, "metric": metric}.items() if value}
+    if metric is not None and metric != declaration.report["metric"]:
+        report["margin"] = None  # It is a difference of the declared metric.
     if report.get("baseline") not in declaration.axes.get(report.get("columns") or "", []):
         report["baseline"] = None
     return dataclasses.replace(declaration, report=report)

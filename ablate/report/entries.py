@@ -136,7 +136,8 @@ def entry(declaration: Declaration, cell: CellTrials) -> Entry:
     whole = {row: pairs for row, pairs in ended.items() if len(pairs) == size and all(map(_has_ended, pairs))}
     values = {row: [value for _, value in pairs if value is not None] for row, pairs in whole.items()}
     by_row = {row: math.fsum(found) / size for row, found in values.items() if len(found) == size}
-    records = [record for pairs in whole.values() for record, _ in pairs]
+    # Of a study with a failed seed the others still tell whether some trained and some collapsed.
+    records = [pair[0] for pairs in ended.values() for pair in pairs if _has_ended(pair)]
     survivors = [record.metrics[metric.name] for record in records if record.state != "diverged"]
     num_diverged = len(records) - len(survivors)
     items = outcomes({row: rows[row] for row in by_row}, metric)

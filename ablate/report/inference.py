@@ -169,13 +169,12 @@ def paired_test(differences: Sequence[float], margin: float = 0.0, over: Crossed
     rounding = _rounding(differences)
     shifted[np.abs(shifted) < rounding] = 0.0
     mean, sd = float(shifted.mean()), float(shifted.std(ddof=1))
-    if np.ptp(shifted) < rounding:
-        return PairedTest(p=_permutation_p(shifted), effect=None, shifted=tuple(shifted.tolist()))
-    p = 2 * float(stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n))))
+    is_constant = np.ptp(shifted) < rounding
+    p = _permutation_p(shifted) if is_constant else 2 * float(stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n))))
     if over is not None:
         p = max(p, over.p(margin))
     # The correction of two values would be 0, whatever they are.
-    effect = mean / sd * (1 - 3 / (4 * (n - 1) - 1)) if n > 2 else None
+    effect = mean / sd * (1 - 3 / (4 * (n - 1) - 1)) if n > 2 and not is_constant else None
     return PairedTest(p=p, effect=effect, shifted=tuple(shifted.tolist()))
 
 

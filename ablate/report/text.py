@@ -156,7 +156,7 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
         if with_items == {True, False}:
             text += ", some of them the choice of the sample too"
     text += f"; they do not cover {' nor '.join(part for part in (', '.join(missed[:-1]), missed[-1]) if part)}."
-    if any(each.low is not None and each.sd == 0 for each in found):
+    if any(each.low is not None and each.low == each.high for each in found):
         text += f" An interval of no width: all {name} gave the same value, which says nothing about others."
     if any(each.is_mixed for each in found):
         text += " Where some seeds train and some collapse, every one is listed and no interval is defined."

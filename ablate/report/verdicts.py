@@ -41,7 +41,11 @@ def _verdicts(declaration: Declaration, grid: Grid) -> dict[Place, Verdict]:
             tests[place] = (found, test)
     adjusted = holm([test.p for _, test in tests.values()])
     equal = {
-        place: p for place, (found, _) in tests.items() if margin and (p := equivalence_p(found, margin)) is not None
+        place: p
+        for place, (found, _) in tests.items()
+        if margin
+        and not _is_of_one_search(declaration, grid.at[place])
+        and (p := equivalence_p(found, margin)) is not None
     }
     equal = dict(zip(equal, holm(list(equal.values())), strict=True))
     verdicts = {}
@@ -60,14 +64,18 @@ def _verdicts(declaration: Declaration, grid: Grid) -> dict[Place, Verdict]:
     return verdicts
 
 
+def _is_of_one_search(declaration: Declaration, *entries: Entry) -> bool:
+    is_tuned = any(entry.trials.cell.tuned for entry in entries)
+    return is_tuned and declaration.of(entries[0].levels).num_studies == 1
+
+
 def doubts(declaration: Declaration, *entries: Entry) -> tuple[str, ...]:
     """Return the reasons for which a difference between entries may not be found again."""
     declared = declaration.of(entries[0].levels)
     found = []
-    is_tuned = any(entry.trials.cell.tuned for entry in entries)
-    if is_tuned and declared.num_studies == 1:
+    if _is_of_one_search(declaration, *entries):
         found.append(ONE_STUDY)
-    elif (num := min(entry.estimate.n for entry in entries)) < MIN_STUDIES:
+    elif (num := len(set.intersection(*(set(entry.by_row) for entry in entries)))) < MIN_STUDIES:
         found.append(f"{num} {declared.replicates(num)}, fewer than {MIN_STUDIES}")
     if any(entry.is_near_floor for entry in entries):
         found.append(f"near {entries[0].metric.floor_name}")
