@@ -157,7 +157,7 @@ MUTANTS = (
            "test_statistics.py::test_a_mix_of_success_and_collapse_has_neither_mean_nor_interval"),
     Mutant("no-holm", "report/inference.py", 'method="holm"', 'method="fdr_bh"',
            "test_statistics.py::test_holm_is_the_textbooks"),
-    Mutant("one-sided", "report/inference.py", "p = 2 * float(stdtr(", "p = float(stdtr(",
+    Mutant("one-sided", "report/inference.py", "else 2 * float(stdtr(", "else float(stdtr(",
            "test_statistics.py::test_the_paired_test_is_scipys"),
     Mutant("normal-interval", "report/inference.py",
            "return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd", "return 1.96 * sd",

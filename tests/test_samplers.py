@@ -13,9 +13,10 @@ from ablate.errors import SpecError
 from ablate.search.cell_search import CellSearch, new_storage
 from ablate.search.samplers import build_sampler
 from ablate.seeds import study_seed
+from ablate.store.declaration import num_shared
 from ablate.sweepfile.cells import build_cells
 from ablate.sweepfile.grid_points import MAX_POINTS, any_order, grid, num_points
-from ablate.sweepfile.shared_points import NUM_COORDINATES, coordinates, num_shared, shared_point
+from ablate.sweepfile.shared_points import NUM_COORDINATES, coordinates, shared_point
 from ablate.sweepfile.spec import load_spec
 
 FINITE = ["tune={lr: [0.001, 0.01, 0.1], optimizer: [sgd, adam]}", "budget.trials_per_cell=9"]

@@ -333,7 +333,7 @@ def test_optuna_dashboard_can_open_the_studies(tmp_path):
 def test_what_the_ledger_has_is_not_kept_in_memory_as_well(tmp_path):
     sweep = Sweep(tmp_path).run()
     assert all(record.curves for _, _, record in sweep.ended), "whoever listens is told of them"
-    for run in sweep.schedule.cells:
+    for run in sweep.schedule.studies:
         assert len(run.records) == 7 + 3
         for proposal in [*run.tune.values(), *run.confirm.values()]:
             kept = run.records[proposal.key]

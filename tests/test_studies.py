@@ -627,3 +627,11 @@ def test_another_metric_has_no_margin_and_sweeps_with_different_ones_have_none(t
     apart, _ = combine([(declared, []), (other, [])])
     assert (same.report["margin"], same.is_late_margin) == (0.02, False)
     assert (apart.report["margin"], apart.is_late_margin) == (None, True)
+
+
+def test_the_plan_says_that_few_studies_cannot_show_equivalence(tmp_path):
+    found = Sweep(tmp_path, *studies(3), "report.margin=2 points").plan.warnings()
+    assert "3 studies cannot show that two arms are equivalent: that takes at least 5" in found
+    (tmp_path / "b").mkdir()
+    enough = Sweep(tmp_path / "b", *studies(5), "report.margin=2 points").plan.warnings()
+    assert not any("equivalent" in line for line in enough)

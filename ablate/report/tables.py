@@ -32,8 +32,7 @@ from ablate.report.text import (
     replicates,
     shared_n,
 )
-from ablate.store.declaration import Declaration
-from ablate.sweepfile.shared_points import num_shared
+from ablate.store.declaration import Declaration, num_shared
 
 MARKS = {"▲": "better", "▼": "worse", "△": "perhaps better", "▽": "perhaps worse", "≈": "equivalent"}
 COST_CAPTION = "Cost: device-hours of all trials · trained parameters"
@@ -133,7 +132,7 @@ def marks_note(declaration: Declaration, grid: Grid) -> str:
             "on its own, unadjusted: one of a difference that excludes 0 may carry no mark."
         )
         margin = declaration.report.get("margin")
-        if margin is not None:
+        if margin is not None and any(each.equivalence_p is not None for each in grid.verdicts.values()):
             late = ", a margin written after the first trial" if declaration.is_late_margin else ""
             parts.append(
                 f"≈ equivalent: the difference is less than {declaration.metric.amount(margin)}{late} (two one-sided "

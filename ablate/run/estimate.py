@@ -19,9 +19,8 @@ from ablate.run.detectable import detectable_sd, paired_sd, seeds_for_sign_flips
 from ablate.run.plan import Plan
 from ablate.run.progress import duration_text
 from ablate.storage import read_json, write_atomically
-from ablate.store.declaration import CellTrials, collect, sweeps, tie_notices
+from ablate.store.declaration import CellTrials, collect, num_shared, sweeps, tie_notices
 from ablate.store.ledger import Ledger
-from ablate.sweepfile.shared_points import num_shared
 from ablate.tasks.base import Cost, Settings, Task
 from ablate.tasks.parameters import FIRST_TASK
 from ablate.tasks.registry import error_text

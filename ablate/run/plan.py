@@ -27,6 +27,8 @@ from ablate.sweepfile.spec import SweepSpec, load_spec, resolved_yaml
 from ablate.tasks.base import Prepared, Task
 from ablate.tasks.parameters import ConfigError
 
+MIN_EQUIVALENCE = 5
+"""Replicates from which on the report tests for equivalence."""
 FEW_TRIALS = 5
 """Studies of fewer tune trials are told about."""
 
@@ -96,6 +98,7 @@ class Plan:
         return [
             *self.declaration.notices,
             *self._small_studies(),
+            *self._too_few_to_be_equal(),
             *self._few_points(),
             *self._alike(),
             *self._uneven_epochs(),
@@ -112,6 +115,14 @@ class Plan:
             f"{where}trials is {budget.trials}: a study of fewer than {FEW_TRIALS} tune trials often finds nothing "
             "that trains, and a few such studies make a cell's numbers fall into two groups"
         ]
+
+    def _too_few_to_be_equal(self) -> list[str]:
+        num = self.declaration.num_replicates
+        asks = self.spec.report.margin is not None or any(claim.kind == "equals" for claim in self.spec.claims)
+        if not asks or num >= MIN_EQUIVALENCE:
+            return []
+        name = self.declaration.replicates(num)
+        return [f"{num} {name} cannot show that two arms are equivalent: that takes at least {MIN_EQUIVALENCE}"]
 
     def _few_points(self) -> list[str]:
         asked, num = self.spec.budget.num_tune, self.declaration.num_tune

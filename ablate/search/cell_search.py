@@ -17,10 +17,11 @@ from ablate.search.journal import Journal
 from ablate.search.pruning import build_pruner, startup_trials
 from ablate.search.samplers import build_sampler
 from ablate.seeds import derive_seed
+from ablate.store.declaration import num_shared
 from ablate.store.record import TrialRecord
 from ablate.sweepfile.cells import Cell
 from ablate.sweepfile.grid_points import Place, any_order, num_points, place, shuffled_grid
-from ablate.sweepfile.shared_points import num_shared, shared_point
+from ablate.sweepfile.shared_points import shared_point
 from ablate.tasks.registry import Value
 
 

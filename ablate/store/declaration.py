@@ -47,11 +47,22 @@ Slot = tuple[str, int, str, int]
 """Cell, study, phase and number of a proposal."""
 EXTRA_PHASES = ("runner_up", "audit")
 """Trials beside the table: the runner-up's confirm trials, and stopped trials that are run to their end."""
+MIN_SHARED = 6
+"""A search by `auto` of no more trials than these has no others than shared points."""
 LATEST = "ledger/latest_sweep"
 RUNNING = "running.json"
 MLFLOW_RUNS = "mlflow_runs.json"
 """File in a sweep's folder with the ids of its experiment and its cells' runs, written by the mirror."""
 log = logging.getLogger(__name__)
+
+
+def num_shared(sampler: str, num_tune: int) -> int:
+    """Return how many trials of a study, its first ones, take shared points.
+
+    With `auto` two thirds, and MIN_SHARED at least: in shorter searches the points that cells share tell more than the
+    few results that TPE could follow (docs/statistics.md).
+    """
+    return {"qmc": num_tune, "auto": min(num_tune, max(MIN_SHARED, -(-2 * num_tune // 3)))}.get(sampler, 0)
 
 
 def public_file(path: str) -> str:

@@ -25,19 +25,8 @@ SEQUENCE_VERSION = 1
 """Of the rule from seed, name and number to a value. It is part of the key of each cell that uses it."""
 NUM_COORDINATES = 256
 """The most parameters that a sweep can tune with these points."""
-MIN_SHARED = 6
-"""A search by `auto` of no more trials than these has no others."""
 BLOCK = 64
 """So many points are computed at once."""
-
-
-def num_shared(sampler: str, num_tune: int) -> int:
-    """Return how many trials of a study, its first ones, take shared points.
-
-    With `auto` two thirds, and MIN_SHARED at least: in shorter searches the points that cells share tell more than the
-    few results that TPE could follow (docs/statistics.md).
-    """
-    return {"qmc": num_tune, "auto": min(num_tune, max(MIN_SHARED, -(-2 * num_tune // 3)))}.get(sampler, 0)
 
 
 def shared_point(space: CellSpace, seed: int, index: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
