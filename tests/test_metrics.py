@@ -263,7 +263,7 @@ class Free:
 
 def search(folder, objective, pruner="none"):
     return CellSearch(
-        new_storage(folder / "journal"), "study", Free(), sampler="random", pruner=pruner, trials_per_cell=6,
+        new_storage(folder / "journal"), "study", Free(), sampler="random", pruner=pruner, num_tune=6,
         num_epochs=3, seed=0, objective=objective,
     )  # fmt: skip
 

@@ -413,7 +413,7 @@ def searches(tmp_path, text, sampler, trials, seed=0):
     storage = new_storage(tmp_path / "optuna.journal")
     return [
         CellSearch(
-            storage, cell.name or "cell", cell, sampler=sampler, pruner="none", trials_per_cell=trials, num_epochs=2,
+            storage, cell.name or "cell", cell, sampler=sampler, pruner="none", num_tune=trials, num_epochs=2,
             seed=seed, objective=spec.task.metric(spec.task.objective),
         )
         for cell in build_cells(spec)

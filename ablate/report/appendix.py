@@ -13,7 +13,7 @@ from ablate.report.effects import effects
 from ablate.report.entries import Entry, finished
 from ablate.report.entries import entry as measured
 from ablate.report.text import entry_text, listed
-from ablate.store.declaration import CellTrials, Declaration, StudyTrials
+from ablate.store.declaration import CellTrials, Declaration, StudyTrials, named_study
 from ablate.store.record import TrialRecord
 
 
@@ -31,7 +31,7 @@ def sections(declaration: Declaration, entries: list[Entry]) -> list[Section]:
     """Return the tables that this sweep has."""
     cells = [entry.trials for entry in entries]
     found = [
-        _winners(declaration, entries),
+        _winners(entries),
         _variance(declaration, entries),
         _effects(declaration, entries),
         _runner_ups(declaration, entries),
@@ -73,8 +73,8 @@ def regret_text(cells: list[CellTrials]) -> str:
     )
 
 
-def _winners(declaration: Declaration, entries: list[Entry]) -> Section | None:
-    rows = studies.winners(declaration, entries)
+def _winners(entries: list[Entry]) -> Section | None:
+    rows = studies.winners(entries)
     note = (
         "The winner of each study, in the studies' order. Where they lie far apart and the numbers are alike, the "
         "parameter matters little there; where the numbers differ too, tuning is a matter of luck and asks "
@@ -149,9 +149,8 @@ def _audit(cells: list[CellTrials]) -> Section | None:
             best = trials.objective.top(values) if values else None
             better = sum(_gain(trials, record) > 0 for record in records)
             numbers = [_text(trials, number) for number in (_winning(trials), best)]
-            study = f", study {trials.number + 1}" if trials.number else ""
             row = [
-                ", ".join(trials.cell.levels.values()) + study,
+                named_study(", ".join(trials.cell.levels.values()), trials.number),
                 str(len(trials.stopped())),
                 str(len(records)),
                 str(better),

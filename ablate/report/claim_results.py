@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ablate.report.entries import Entry, compared, entry
-from ablate.report.inference import ALPHA, MIN_EQUIVALENCE, Estimate, equivalence_p, holm, paired_test
+from ablate.report.inference import ALPHA, Estimate, equivalence_p, holm, paired_test
 from ablate.report.text import difference_text, p_text
-from ablate.store.declaration import Declaration, DeclaredClaim
+from ablate.store.declaration import MIN_EQUIVALENCE, Declaration, DeclaredClaim
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from ablate.command_lines import Commands
 from ablate.errors import UsageError, choices_text
-from ablate.metrics import Metric
 from ablate.store.declaration import CellTrials, Declaration
 
 AXIS = "sweep"
@@ -38,10 +37,6 @@ class Combined(Declaration):
     def of(self, levels: Mapping[str, str]) -> Declaration:
         """Return the declaration of the sweep that the cell of these levels belongs to."""
         return next(part for part in self.parts if part.sweep == levels[AXIS])
-
-    def metric_of(self, levels: Mapping[str, str]) -> Metric:
-        """Return the metric of the table with the floor of the sweep of these levels."""
-        return self.of(levels).metric_named(self.metric.name)
 
     @property
     def replicate(self) -> str:

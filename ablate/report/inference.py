@@ -20,14 +20,13 @@ from scipy.special import stdtr, stdtrit
 
 from ablate.metrics import Metric
 from ablate.report.crossed import CONFIDENCE, ROUNDING, Crossed, crossed, rows_equivalence_p
+from ablate.store.declaration import MIN_EQUIVALENCE
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 """Outcomes: (replicates, test items)."""
 ALPHA = 0.05
 MIN_BOOTSTRAP = 20
 """From this many replicates on the interval is a bootstrap; with fewer it covers too little."""
-MIN_EQUIVALENCE = 5
-"""From this many replicates on two arms can be called equivalent."""
 MAX_EXACT = 13
 """Up to this many replicates all 2^n signs are tried; beyond it 9,999 at random."""
 
@@ -273,6 +272,11 @@ class Verdict:
     equivalence_p: float | None = None
     qualifier: str = ""
     doubts: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """The word in prose: "perhaps better" where there is a doubt."""
+        return f"perhaps {self.word}" if self.doubts else self.word
 
     @property
     def mark(self) -> str:

@@ -81,8 +81,7 @@ def _arm_answer(grid: Grid, column: str) -> str:
             if verdict is None or entry.difference.mean is None
             else f" ({entry.metric.signed(entry.difference.mean)})"
         )
-        word = UNDEFINED if verdict is None else f"perhaps {verdict.word}" if verdict.doubts else verdict.word
-        groups[word].append(f"{grid.phrase(row) or 'all'}{number}")
+        groups[UNDEFINED if verdict is None else verdict.said].append(f"{grid.phrase(row) or 'all'}{number}")
     clauses = [f"{word} than {grid.baseline} at {listed(groups[word])}" for word in words if groups[word]]
     if groups["equivalent"]:
         clauses.append(f"equivalent to {grid.baseline} at {listed(groups['equivalent'])}")

@@ -13,7 +13,7 @@ from ablate.report.text import value_text
 from ablate.store.declaration import Declaration, Proposal
 
 
-def winners(declaration: Declaration, entries: list[Entry]) -> list[list[str]]:
+def winners(entries: list[Entry]) -> list[list[str]]:
     """Return one row for each tuned parameter of each cell: the winners' values, and how far they agree."""
     rows = []
     for entry in entries:

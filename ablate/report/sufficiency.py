@@ -63,20 +63,23 @@ def _marked(declaration: Declaration, entry: Entry) -> Entry:
     if not found:
         return entry
     num = declaration.of(entry.levels).num_studies
-    texts = [f"study {study.number + 1}: {d.text}" if num > 1 else d.text for study, each in found for d in each]
+    texts = [_reason(declaration, study, doubt) for study, each in found for doubt in each]
     share = f" {len(found)}/{num}" if num > 1 else ""
     return dataclasses.replace(entry, mark=f" {MARK}{share}", doubts=tuple(texts), num_doubted=len(found))
+
+
+def _reason(declaration: Declaration, study: StudyTrials, doubt: Doubt) -> str:
+    is_one = declaration.of(study.cell.levels).num_studies == 1
+    return doubt.text if is_one else f"study {study.number + 1}: {doubt.text}"
 
 
 def legend(declaration: Declaration, cells: list[CellTrials], commands: Commands) -> list[str]:
     """Return one line for each way to settle doubts: the cells, the reasons, the command."""
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for study in (study for trials in cells for study in trials.studies):
-        is_one = declaration.of(study.cell.levels).num_studies == 1
         for doubt in doubts(declaration, study):
             places = groups.setdefault((command(declaration, doubt, commands), doubt.effect), {})
-            reason = doubt.text if is_one else f"study {study.number + 1}: {doubt.text}"
-            places.setdefault(study.cell.name, []).append(reason)
+            places.setdefault(study.cell.name, []).append(_reason(declaration, study, doubt))
     lines = []
     for (line, effect), found in groups.items():
         settle = f" To settle it, run: {line} ({effect})" if line else ""

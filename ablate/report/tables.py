@@ -110,9 +110,8 @@ def tests_table(declaration: Declaration, grid: Grid) -> Table | None:
 
 def _said(verdict: Verdict) -> str:
     """For example "better, by less than 2.0 points", "perhaps worse", "not shown"."""
-    word = f"perhaps {verdict.word}" if verdict.doubts else verdict.word
     joined = " " if verdict.word == "equivalent" else ", "
-    return joined.join(part for part in (word, verdict.qualifier) if part)
+    return joined.join(part for part in (verdict.said, verdict.qualifier) if part)
 
 
 def cost_table(grid: Grid) -> Table:
@@ -190,7 +189,7 @@ def difference_notes(declaration: Declaration, grid: Grid) -> str:
 
 def tests_note(declaration: Declaration, grid: Grid) -> str:
     """Return what the columns of the table of tests are, and how often one looked."""
-    words = Counter(f"perhaps {each.word}" if each.doubts else each.word for each in grid.verdicts.values())
+    words = Counter(each.said for each in grid.verdicts.values())
     order = ("better", "perhaps better", "worse", "perhaps worse", "equivalent", "not shown")
     counts = listed([f"{words[word]} {word}" for word in order if words[word]])
     name = declaration.replicates(2)

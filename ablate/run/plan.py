@@ -17,7 +17,7 @@ from ablate.cpus import num_cpus
 from ablate.errors import DataError, UsageError, printable
 from ablate.places import Place, local_view
 from ablate.run.capacity import Node, num_fitting
-from ablate.store.declaration import Declaration, DeclaredCell, SweepFolder, public_file
+from ablate.store.declaration import MIN_EQUIVALENCE, Declaration, DeclaredCell, SweepFolder, public_file
 from ablate.sweepfile.cells import Cell, build_cells, with_known_keys
 from ablate.sweepfile.claims import frozen_claims, is_late_margin
 from ablate.sweepfile.feasibility import examples, origin
@@ -27,8 +27,6 @@ from ablate.sweepfile.spec import SweepSpec, load_spec, resolved_yaml
 from ablate.tasks.base import Prepared, Task
 from ablate.tasks.parameters import ConfigError
 
-MIN_EQUIVALENCE = 5
-"""Replicates from which on the report tests for equivalence."""
 FEW_TRIALS = 5
 """Studies of fewer tune trials are told about."""
 

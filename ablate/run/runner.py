@@ -25,7 +25,7 @@ from ablate.run.schedule import Schedule, StudyRun
 from ablate.search.cell_search import CellSearch, new_storage
 from ablate.seeds import study_seed
 from ablate.storage import cause, locked, write_atomically
-from ablate.store.declaration import DeclaredCell, Proposal
+from ablate.store.declaration import DeclaredCell, Proposal, named_study
 from ablate.store.ledger import Ledger
 from ablate.store.record import TrialRecord
 from ablate.tasks.base import Prepared, Task
@@ -81,7 +81,7 @@ def run_plan(
         def listen(cell: DeclaredCell, proposal: Proposal, record: TrialRecord, is_new: bool) -> None:
             progress.finished(cell, proposal, record, is_new)
             if is_new and record.message and record.state in ("complete", "pruned"):
-                log.warning("%s %s %d: %s", cell.name, proposal.phase, proposal.number, record.message)
+                log.warning("%s %s: %s", cell.name, proposal.name, record.message)
             if not is_new:
                 reused.append(record)
             mirror.finished(cell, proposal, record)
@@ -192,11 +192,11 @@ def study_runs(plan: Plan) -> list[StudyRun]:
         for study in range(declaration.num_studies):
             search = CellSearch(
                 storage,
-                f"{declared.name or 'cell'}, study {study + 1}" if study else declared.name,
+                named_study(declared.name or "cell", study) if study else declared.name,
                 cell,
                 sampler=declaration.sampler,
                 pruner=declaration.pruner,
-                trials_per_cell=declaration.num_tune,
+                num_tune=declaration.num_tune,
                 num_epochs=cell.max_epochs,
                 seed=study_seed(declaration.seed, study),
                 objective=declaration.tuned_metric,

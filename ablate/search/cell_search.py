@@ -52,7 +52,7 @@ class CellSearch:
         *,
         sampler: str,
         pruner: str,
-        trials_per_cell: int,
+        num_tune: int,
         num_epochs: int,
         seed: int,
         objective: Metric,
@@ -61,8 +61,8 @@ class CellSearch:
         self.sampler = sampler
         self.seed = seed
         self.objective = objective
-        self.num_startup = startup_trials(trials_per_cell)
-        self.num_shared = num_shared(sampler, trials_per_cell)
+        self.num_startup = startup_trials(num_tune)
+        self.num_shared = num_shared(sampler, num_tune)
         self.is_finite = num_points(cell.space) is not None
         self._definitions = {d.sampled_name: d for name in cell.space.tuned for d in cell.space.definitions(name)}
         self._num_tried: Counter[Place] = Counter()
@@ -73,7 +73,7 @@ class CellSearch:
             storage=storage,
             study_name=name,
             direction=self._direction,
-            pruner=build_pruner(pruner, trials_per_cell, num_epochs),
+            pruner=build_pruner(pruner, num_tune, num_epochs),
         )
         self.study.set_user_attr("cell", cell.key)
         self.study.set_metric_names([objective.name])

@@ -11,9 +11,9 @@ REDUCTION = 3
 """Successive halving and Hyperband let one trial in three pass a rung."""
 
 
-def startup_trials(trials_per_cell: int) -> int:
+def startup_trials(num_tune: int) -> int:
     """Return how many trials of a cell run before sampler and pruner draw on results: about a third, at least 2."""
-    return max(2, round(trials_per_cell / 3))
+    return max(2, round(num_tune / 3))
 
 
 def first_rung(num_epochs: int) -> int:
@@ -21,7 +21,7 @@ def first_rung(num_epochs: int) -> int:
     return max(1, num_epochs // REDUCTION**2)
 
 
-def build_pruner(name: str, trials_per_cell: int, num_epochs: int) -> optuna.pruners.BasePruner:
+def build_pruner(name: str, num_tune: int, num_epochs: int) -> optuna.pruners.BasePruner:
     """Return Optuna's pruner for a cell.
 
     The median pruner stops no trial in the first third of its epochs. Successive halving is the asynchronous kind
@@ -30,7 +30,7 @@ def build_pruner(name: str, trials_per_cell: int, num_epochs: int) -> optuna.pru
     """
     if name == "median":
         return optuna.pruners.MedianPruner(
-            n_startup_trials=startup_trials(trials_per_cell), n_warmup_steps=max(1, num_epochs // 3)
+            n_startup_trials=startup_trials(num_tune), n_warmup_steps=max(1, num_epochs // 3)
         )
     if name == "successive_halving":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_rung(num_epochs), reduction_factor=REDUCTION)

@@ -47,6 +47,8 @@ Slot = tuple[str, int, str, int]
 """Cell, study, phase and number of a proposal."""
 EXTRA_PHASES = ("runner_up", "audit")
 """Trials beside the table: the runner-up's confirm trials, and stopped trials that are run to their end."""
+MIN_EQUIVALENCE = 5
+"""From this many replicates on two arms can be called equivalent."""
 MIN_SHARED = 6
 """A search by `auto` of no more trials than these has no others than shared points."""
 LATEST = "ledger/latest_sweep"
@@ -63,6 +65,11 @@ def num_shared(sampler: str, num_tune: int) -> int:
     few results that TPE could follow (docs/statistics.md).
     """
     return {"qmc": num_tune, "auto": min(num_tune, max(MIN_SHARED, -(-2 * num_tune // 3)))}.get(sampler, 0)
+
+
+def named_study(name: str, study: int) -> str:
+    """Return the name of a cell; of further studies of it with their number, counted from 1."""
+    return f"{name}, study {study + 1}" if study else name
 
 
 def public_file(path: str) -> str:
@@ -281,7 +288,7 @@ class Declaration:
 
     def metric_of(self, levels: Mapping[str, str]) -> Metric:
         """Return the metric of the table with the floor of the cell of these levels."""
-        return self.metric
+        return self.of(levels).metric_named(self.metric.name)
 
     @property
     def floors(self) -> list[float]:
@@ -353,8 +360,7 @@ class StudyTrials:
     @property
     def name(self) -> str:
         """The cell's name; of further studies with their number, counted from 1."""
-        name = self.cell.name or "the cell"
-        return f"{name}, study {self.number + 1}" if self.number else name
+        return named_study(self.cell.name or "the cell", self.number)
 
     def value(self, record: TrialRecord) -> float:
         """Return the objective of a complete trial after its last step."""

@@ -31,7 +31,7 @@ class TrialRecord:
     `phase` is "confirm". `curves` hold one number an epoch. `diverged_*` say where a diverged trial went wrong: epoch
     counts from 1, step from 0 within the whole training, layer is the first offending part.
     `weights_digest` is a hash of what was trained, equal only where that is equal bit for bit.
-    `study` is the number of the study that proposed the trial; so far each cell has one, 0. `items` have for metrics
+    `study` is the number of the study that proposed the trial in its cell, from 0. `items` have for metrics
     of a complete confirm trial one number a test item, in single precision, whose mean is the metric; `items_digest`
     is equal for two trials only if these are the same items in the same order, "" without items. Where a record is
     read without its items they are empty, and the digest is there.

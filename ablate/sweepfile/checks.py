@@ -9,6 +9,7 @@ from typing import Any
 
 from ablate.errors import choices_text, shown
 from ablate.metrics import Metric
+from ablate.sweepfile.claims import SIZE
 from ablate.sweepfile.definitions import checked
 from ablate.sweepfile.model import ReportLayout
 from ablate.sweepfile.positions import Findings, Keys
@@ -164,9 +165,9 @@ def read_report(options: ReportOptions, task: Task, axes: Mapping[str, Any], lab
 def _margin(text: str, metric: Metric, findings: Findings) -> float | None:
     """Return the smallest difference that matters, in the metric."""
     unit = "points" if metric.unit == "percent" else f"in {metric.name}"
-    pattern = "points?" if metric.unit == "percent" else re.escape(unit)
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?) {pattern}", " ".join(text.split()))
-    size = float(match[1]) / metric.scale if match else 0.0
+    match = re.fullmatch(SIZE, " ".join(text.split()))
+    has_unit = match is not None and (match["points"] if metric.unit == "percent" else match["metric"] == metric.name)
+    size = float(match["size"]) / metric.scale if match is not None and has_unit else 0.0
     if not size > 0:
         example = f"{2 if unit == 'points' else 0.02} {unit}"
         findings.at_value(

@@ -133,8 +133,8 @@ class CellPruning(FIFOScheduler):
         cell = self.packs.schedule.studies[pack.study].declared.name
         for proposal in pack.proposals:
             log.warning(
-                "the worker of %s %s %d was lost; the trial goes on from its checkpoint elsewhere (retry %d of %d)",
-                cell, proposal.phase, proposal.number, trial.num_failures, MAX_RETRIES,
+                "the worker of %s %s was lost; the trial goes on from its checkpoint elsewhere (retry %d of %d)",
+                cell, proposal.name, trial.num_failures, MAX_RETRIES,
             )  # fmt: skip
 
 
