@@ -353,6 +353,19 @@ def test_how_a_declaration_came_about_is_no_conflict(whole, tmp_path):
     assert SweepFolder(out, SWEEP).read_declaration() == declaration
 
 
+def test_a_margin_that_was_late_on_one_side_is_late_in_the_merged_sweep(whole, tmp_path):
+    out = part(whole, tmp_path / "runs", in_cells(0))
+    source = part(whole, tmp_path / "b" / "runs", in_cells(0))
+    on_time = exported(source, "on_time.zip")
+    folder = SweepFolder(source, SWEEP)
+    folder.write_declaration(dataclasses.replace(folder.read_declaration(), is_late_margin=True), "")
+    late = exported(source, "late.zip")
+    declared = SweepFolder(out, SWEEP).read_declaration()
+    for bundles, is_changed in (([on_time, late], [False, True]), ([late, on_time], [False, False])):
+        assert [merged.is_changed for merged in merge(bundles, out)] == is_changed
+        assert SweepFolder(out, SWEEP).read_declaration() == dataclasses.replace(declared, is_late_margin=True)
+
+
 def test_other_proposals_of_the_same_number_are_named(whole, tmp_path):
     out = part(whole, tmp_path / "runs", in_cells(0))
     source = part(whole, tmp_path / "b" / "runs", lambda p: p.cell == "cell0" and p.number == 0 and p.phase == "tune")

@@ -26,7 +26,7 @@ from ablate.report.text import printed_entry
 from ablate.report.verdicts import doubts, judged
 from ablate.run.plan import make_plan
 from ablate.seeds import study_seed
-from ablate.store.declaration import Proposal, SweepFolder, collect
+from ablate.store.declaration import Proposal, SweepFolder, collect, twin_notices
 from ablate.store.ledger import Ledger
 from ablate.sweepfile.spec import load_spec
 from ablate.tracking import content
@@ -635,3 +635,31 @@ def test_the_plan_says_that_few_studies_cannot_show_equivalence(tmp_path):
     (tmp_path / "b").mkdir()
     enough = Sweep(tmp_path / "b", *studies(5), "report.margin=2 points").plan.warnings()
     assert not any("equivalent" in line for line in enough)
+
+
+def test_mlflow_counts_and_averages_the_studies_of_the_table(tmp_path):
+    confirm = {**values("plain", [0.80, 0.82, 0.84, 0.86, 0.9]), ("plain", "20", 5): "waiting"}
+    declaration, found, cells = table(tmp_path, num_studies=3, num_seeds=2, confirm=confirm)
+    entry = found.at[("20",), "plain"]
+    trials = next(cell for cell in cells if cell.cell == entry.trials.cell)
+    numbers = content.cell_metrics(trials, declaration)
+    assert numbers["confirmed_n"] == entry.estimate.n == 2
+    assert numbers["confirmed_accuracy"] == entry.estimate.mean == pytest.approx(0.83)
+    assert (numbers["confirmed_min"], numbers["confirmed_max"]) == pytest.approx((0.81, 0.85))
+    note = content.cell_note(trials, declaration)
+    assert "Confirmed test accuracy: 83.0% over 2 studies (81.0% to 85.0%)." in note
+
+
+def test_cells_are_twins_where_every_shared_trial_has_the_same_numbers(tmp_path):
+    _, _, cells = table(tmp_path)
+    first, second = cells[:2]
+    second.tune[:] = [
+        (dataclasses.replace(p, cell=second.cell.key), dataclasses.replace(r, cell=second.cell.key))
+        for p, r in first.tune
+    ]
+    second.confirm.clear()
+    said = f"the cells {first.cell.name} and {second.cell.name} gave the same numbers with the same seed and values: "
+    assert twin_notices(cells) == [said + "what differs may do nothing"]
+    proposal, record = second.tune[0]
+    second.tune[0] = (proposal, dataclasses.replace(record, metrics={"val_accuracy": 0.5}))
+    assert twin_notices(cells) == []

@@ -176,6 +176,22 @@ def test_divergence_of_most_trials_and_a_late_improvement_ask_for_more_trials():
     assert "the last 2 of 6 tune trials raised the best validation accuracy by 20.0 points" in doubt.text
 
 
+@pytest.mark.parametrize(("choices", "is_settled"), [(["a", "b", "c"], True), (["a", "b", "c", "d"], False)])
+def test_more_trials_are_not_asked_of_a_cell_that_tried_all_its_points(choices, is_settled):
+    space = {"kind": [{"name": "kind", "kind": "categorical", "choices": choices, "when": {}}],
+             "size": [{**WIDTH, "name": "size", "high": 12, "when": {}}]}  # fmt: skip
+
+    def found(accuracies):
+        declaration, trials = cell(accuracies)
+        declared = dataclasses.replace(trials.cell, space=space)
+        return doubts(dataclasses.replace(declaration, cells=[declared]), dataclasses.replace(trials, cell=declared))
+
+    assert [doubt.kind for doubt in found([0.5, 0.6, 0.7, 0.7, 0.7, 0.9])] == ([] if is_settled else ["trials"])
+    (doubt,) = found([0.9, None, None, None, None, 0.5])
+    assert doubt.text == "4 of 6 tune trials diverged"
+    assert bool(doubt.key) != is_settled
+
+
 def test_an_unfinished_cell_is_not_judged():
     declaration, trials = cell([None] * 6)
     assert doubts(dataclasses.replace(declaration, num_tune=7), trials) == []

@@ -62,10 +62,12 @@ class Additions:
     known: set[str] = field(default_factory=set)
     conflicts: list[str] = field(default_factory=list)
     is_declared: bool = True
+    is_late_margin: bool = False
+    """Whether the bundle knows of trials before the report's margin, and the folder does not."""
 
     def is_empty(self) -> bool:
         """Whether everything is there."""
-        return self.is_declared and not (self.proposals or self.records or self.layers)
+        return self.is_declared and not (self.proposals or self.records or self.layers or self.is_late_margin)
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ def _write_all(found: Additions, bundle: Side, side: Side) -> None:
     if not found.is_declared:
         for name in ("resolved.yaml", "declaration.json"):
             write_atomically(side.folder.path / name, read_file(bundle.folder.path / name))
+    elif found.is_late_margin and side.declaration:
+        side.folder.amend_declaration(dataclasses.replace(side.declaration, is_late_margin=True))
     if found.proposals:
         side.folder.append_proposal(*found.proposals)
 
@@ -228,6 +232,7 @@ def _additions(bundle: Side, side: Side) -> Additions:
     found = Additions(is_declared=side.declaration is not None)
     trials, sweep = bundle.trials, bundle.folder.sweep
     if bundle.declaration and side.declaration:
+        found.is_late_margin = bundle.declaration.is_late_margin and not side.declaration.is_late_margin
         differing = declared_otherwise(side.declaration, bundle.declaration)
         if differing:
             found.conflicts.append(

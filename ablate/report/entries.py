@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from ablate.report.inference import Estimate, estimate, paired_difference
 from ablate.report.items import Outcomes, outcomes, paired_outcomes
 from ablate.store.declaration import CellTrials, Declaration
 from ablate.store.record import TrialRecord
+from ablate.store.replicates import replicates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,43 +127,27 @@ def finished(cells: list[CellTrials]) -> list[TrialRecord]:
 def entry(declaration: Declaration, cell: CellTrials) -> Entry:
     """Return what one cell measured, without its difference to the baseline."""
     declared, metric = declaration.of(cell.cell.levels), declaration.metric_of(cell.cell.levels)
-    rows: dict[int, list[TrialRecord]] = {}
-    for proposal, record in cell.confirm:
-        if record is not None:
-            rows.setdefault(declared.row(proposal), []).append(record)
-    size = declared.num_seeds if declared.num_studies > 1 else 1
-    ended = {row: [(record, _value(record, metric)) for record in records] for row, records in rows.items()}
-    whole = {row: pairs for row, pairs in ended.items() if len(pairs) == size and all(map(_has_ended, pairs))}
-    values = {row: [value for _, value in pairs if value is not None] for row, pairs in whole.items()}
-    by_row = {row: math.fsum(found) / size for row, found in values.items() if len(found) == size}
-    # Of a study with a failed seed the others still tell whether some trained and some collapsed.
-    records = [pair[0] for pairs in ended.values() for pair in pairs if _has_ended(pair)]
-    survivors = [record.metrics[metric.name] for record in records if record.state != "diverged"]
-    num_diverged = len(records) - len(survivors)
-    items = outcomes({row: rows[row] for row in by_row}, metric)
+    found = replicates(declaration, cell)
+    items = outcomes({row: found.whole[row] for row in found.by_row}, metric)
     return Entry(
         trials=cell,
-        by_row=by_row,
+        by_row=found.by_row,
+        # Of a study with a failed seed the others still tell whether some trained and some collapsed.
         estimate=estimate(
-            survivors, num_diverged, metric, list(by_row.values()), len(whole), items.matrix if items else None
+            [record.metrics[metric.name] for record in found.survivors],
+            found.num_diverged,
+            metric,
+            list(found.by_row.values()),
+            len(found.whole),
+            items.matrix if items else None,
         ),
         num_rows=declared.num_replicates,
-        num_failed=sum(any(not _has_ended(pair) for pair in pairs) for pairs in ended.values()),
+        num_failed=found.num_failed,
         metric=metric,
-        ended=frozenset(whole),
+        ended=frozenset(found.whole),
         items=items,
         by_study=declared.num_studies > 1,
     )
-
-
-def _value(record: TrialRecord, metric: Metric) -> float | None:
-    return metric.floor if record.state == "diverged" else record.metrics.get(metric.name)
-
-
-def _has_ended(pair: tuple[TrialRecord, float | None]) -> bool:
-    """Whether a confirm trial came to a result: a number, or divergence."""
-    record, value = pair
-    return record.state == "diverged" or (record.state == "complete" and value is not None)
 
 
 def _others(entry: Entry, columns: str) -> tuple[tuple[str, str], ...]:

@@ -110,9 +110,27 @@ def _divergence(declaration: Declaration, trials: StudyTrials) -> list[Doubt]:
     if not has_winner:
         all_of_them = "every tune trial diverged" if diverged == num else f"{text} and none came to its end"
         text = f"{all_of_them}, so the one that lasted longest was confirmed"
-    if declaration.sampler == "grid":  # Its points are its budget.
+    if declaration.sampler == "grid" or _is_exhausted(trials):  # More trials have nothing to try.
         return [Doubt(kind="divergence", text=text)]
     return [Doubt(kind="divergence", text=text, key=declaration.tune_key, value=2 * num, effect=CONTINUES)]
+
+
+def _is_exhausted(trials: StudyTrials) -> bool:
+    """Whether the study tried as many points as its space has, conditional parameters counted in full."""
+    num_points = 1.0
+    for definitions in trials.cell.space.values():
+        is_conditional = any(definition["when"] for definition in definitions)
+        num_points *= sum(map(_num_values, definitions)) + is_conditional
+    return bool(trials.cell.space) and num_points <= len(trials.tune)
+
+
+def _num_values(definition: dict[str, Any]) -> float:
+    if definition["kind"] == "categorical":
+        return len(definition["choices"])
+    low, high, step = definition["low"], definition["high"], definition["step"]
+    if definition["kind"] == "int":
+        step = step or 1
+    return round((high - low) / step) + 1 if step else math.inf
 
 
 def _edges(declaration: Declaration, winner: Proposal) -> list[Doubt]:
@@ -205,7 +223,7 @@ def _trials(declaration: Declaration, trials: StudyTrials) -> list[Doubt]:
     third = num // 3
     early = [trials.value(r) for _, r in trials.tune[: num - third] if r and r.state == "complete"]
     late = [trials.value(r) for _, r in trials.tune[num - third :] if r and r.state == "complete"]
-    if not third or not late or declaration.sampler == "grid":
+    if not third or not late or declaration.sampler == "grid" or _is_exhausted(trials):
         return []
     best, verb = objective.top([*early, *late]), "raised" if objective.sign > 0 else "lowered"
     if early and not _is_rise(objective, objective.top(early), best):

@@ -467,10 +467,14 @@ class SweepFolder:
 
     def write_declaration(self, declaration: Declaration, resolved: str) -> None:
         """Replace the declaration and the resolved sweep file."""
-        text = json.dumps(dataclasses.asdict(declaration), indent=1)
         write_atomically(self.path / "resolved.yaml", resolved.encode())
-        write_atomically(self.path / "declaration.json", text.encode())
+        self.amend_declaration(declaration)
         write_atomically(self.out / LATEST, self.sweep.encode())
+
+    def amend_declaration(self, declaration: Declaration) -> None:
+        """Replace what is known of the declared sweep: it is not declared anew."""
+        text = json.dumps(dataclasses.asdict(declaration), indent=1)
+        write_atomically(self.path / "declaration.json", text.encode())
 
     def has_declaration(self) -> bool:
         """Whether the sweep was declared under this output folder."""
@@ -622,23 +626,42 @@ def tie_notices(cells: list[CellTrials]) -> list[str]:
 
 
 def twin_notices(cells: list[CellTrials]) -> list[str]:
-    """Return a sentence for each group of cells whose trials of equal seed and values have the same numbers."""
+    """Return a sentence for each group of cells with the same numbers in every trial of equal seed and values.
+
+    Single trials can have the same numbers by chance, where these are shares of few items.
+    """
+    numbers: dict[str, dict[str, str]] = {}
     groups: dict[str, list[str]] = {}
     for trials in cells:
+        name = trials.cell.name or "the cell"
         for proposal, record in [*trials.confirm[:1], *trials.tune]:
             if record is None or record.state != "complete":
                 continue
             tuned = {name: record.settings.get(name) for name in trials.cell.tuned}
-            numbers = [proposal.phase, record.seed, tuned, record.metrics, record.weights_digest]
-            name = trials.cell.name or "the cell"
-            named = groups.setdefault(json.dumps(numbers, sort_keys=True), [])
+            trial = json.dumps([proposal.phase, record.seed, tuned], sort_keys=True)
+            found = json.dumps([record.metrics, record.weights_digest], sort_keys=True)
+            numbers.setdefault(name, {})[trial] = found
+            named = groups.setdefault(trial + found, [])
             if name not in named:
                 named.append(name)
-    found = dict.fromkeys(" and ".join(names) for names in groups.values() if len(names) > 1)
+    twins = {}
+    for names in groups.values():
+        alike: list[list[str]] = []
+        for name in names:
+            fitting = next((each for each in alike if _agree(numbers[each[0]], numbers[name])), None)
+            if fitting is None:
+                alike.append([name])
+            else:
+                fitting.append(name)
+        twins |= dict.fromkeys(" and ".join(each) for each in alike if len(each) > 1)
     return [
         f"the cells {names} gave the same numbers with the same seed and values: what differs may do nothing"
-        for names in found
+        for names in twins
     ]
+
+
+def _agree(first: dict[str, str], second: dict[str, str]) -> bool:
+    return all(second.get(trial, found) == found for trial, found in first.items())
 
 
 def sweeps(out: Place) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ablate.store.declaration import CellTrials, Declaration, DeclaredCell, Proposal
 from ablate.store.record import TrialRecord
+from ablate.store.replicates import replicates
 
 STATUS = {"complete": "FINISHED", "diverged": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 MAX_VALUE_LENGTH = 6000
@@ -155,21 +156,20 @@ def trial_points(record: TrialRecord) -> list[Point]:
 
 
 def cell_metrics(trials: CellTrials, declaration: Declaration) -> dict[str, float]:
-    """Return the numbers of a cell, in the metric of the table; a diverged confirm trial counts as its floor."""
-    metric = declaration.metric
+    """Return the numbers of a cell as the table has them: over replicates, in the metric of the table."""
+    metric, found = declaration.metric, replicates(declaration, trials)
     tuned = [record for _, record in trials.tune if record is not None]
-    confirmed = [record for _, record in trials.confirm if record is not None and record.is_shared]
-    values = [metric.floor if record.state == "diverged" else record.metrics.get(metric.name) for record in confirmed]
-    numbers = [value for value in values if value is not None]
+    confirmed = [record for _, record in trials.confirm if record is not None]
+    numbers = list(found.by_row.values())
+    survivors = [record.metrics[metric.name] for record in found.survivors]
     metrics: dict[str, float] = {
-        "num_trials": len(tuned) + sum(record is not None for _, record in trials.confirm),
+        "num_trials": len(tuned) + len(confirmed),
         "num_diverged": sum(record.state == "diverged" for record in [*tuned, *confirmed]),
-        "confirmed_n": len(values),
+        "confirmed_n": len(found.whole),
+        "num_collapsed": sum(map(metric.has_collapsed, survivors)),
     }
-    survivors = [record.metrics.get(metric.name, math.nan) for record in confirmed if record.state != "diverged"]
-    metrics["num_collapsed"] = sum(map(metric.has_collapsed, survivors))
-    if numbers and len(numbers) == len(values):  # A diverged trial without a number leaves no mean.
-        if not metric.is_mixed(survivors, len(confirmed) - len(survivors)):
+    if numbers and len(numbers) == len(found.whole):  # A diverged trial without a number leaves no mean.
+        if not metric.is_mixed(survivors, found.num_diverged):
             metrics[f"confirmed_{metric.quantity}"] = math.fsum(numbers) / len(numbers)
         metrics["confirmed_min"], metrics["confirmed_max"] = min(numbers), max(numbers)
     objective = declaration.tuned_metric
@@ -183,18 +183,18 @@ def cell_note(trials: CellTrials, declaration: Declaration) -> str:
     """Return a cell's description: what it came to so far, and with which configuration."""
     numbers, winners = cell_metrics(trials, declaration), trials.winners()
     lines = [f"{numbers['num_trials']:.0f} trials have ended, {numbers['num_diverged']:.0f} of them diverged."]
-    metric = declaration.metric
+    metric, n = declaration.metric, int(numbers["confirmed_n"])
     if f"confirmed_{metric.quantity}" in numbers:
         mean, low, high = (metric.with_unit(numbers[f"confirmed_{name}"]) for name in (metric.quantity, "min", "max"))
         lines.append(
-            f"Confirmed {metric.name.replace('_', ' ')}: {mean} over {numbers['confirmed_n']:.0f} seeds "
-            f"({low} to {high})."
+            f"Confirmed {metric.name.replace('_', ' ')}: {mean} over {n} {declaration.replicates(n)} ({low} to {high})."
         )
     elif "confirmed_min" in numbers:
         low, high = (metric.with_unit(numbers[f"confirmed_{name}"]) for name in ("min", "max"))
-        num_lost = numbers["num_collapsed"] + sum(r is not None and r.state == "diverged" for _, r in trials.confirm)
+        found = replicates(declaration, trials)
+        num_lost = int(numbers["num_collapsed"]) + found.num_diverged
         lines.append(
-            f"Some confirm seeds trained and {num_lost:.0f} of {numbers['confirmed_n']:.0f} collapsed "
+            f"Some confirm seeds trained and {num_lost} of {len(found.records)} collapsed "
             f"({low} to {high}), so there is no mean."
         )
     for winner in winners:
