@@ -529,7 +529,7 @@ def test_status_lines_name_every_cell(troubled, tmp_path):
     assert lines[0] == f"{SWEEP}: 81 trials planned"
     assert lines[1] == "  2 waiting, 0 running, 50 complete, 9 pruned, 10 diverged, 10 failed"
     assert len(lines) == 2 + len(ARMS) * len(DEPTHS)
-    assert re.fullmatch(r"  depth=56, arm=plain +10\.0, \d+\.\d, \d+\.\d \(n=3, 1 diverged\)", lines[6])
+    assert re.fullmatch(r"  depth=56, arm=plain +\d+\.\d, 10\.0, \d+\.\d \(n=3, 1 diverged\)", lines[6])
     SweepFolder(tmp_path, SWEEP).write_declaration(Synthetic(tmp_path).declaration(), "")
     assert status_lines(sweep_status(tmp_path))[2].endswith("no confirmed seed yet")
 

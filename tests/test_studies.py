@@ -481,7 +481,8 @@ def test_a_claim_is_judged_at_its_frozen_studies_and_told_again_with_all(tmp_pat
 
 
 def test_status_csv_and_parquet_know_the_study(tmp_path):
-    written = Synthetic(tmp_path / "runs", num_studies=2, num_seeds=2)
+    first = values("residual", [0.94, 0.96, 0.9, 0.9])
+    written = Synthetic(tmp_path / "runs", num_studies=2, num_seeds=2, confirm=first)
     declaration = written.write()
     cells = collect(
         declaration, SweepFolder(tmp_path / "runs", written.sweep).read_proposals(), Ledger(tmp_path / "runs")
@@ -490,7 +491,7 @@ def test_status_csv_and_parquet_know_the_study(tmp_path):
     assert found["trials"]["planned"] == declaration.num_trials == 9 * 2 * (6 + 2)
     configs = [{"lr": lr, "optimizer": "sgd", "weight_decay": 0.01} for lr in (0.1, 0.05)]
     assert found["cells"][0]["best_configs"] == configs
-    assert (found["cells"][0]["confirm"]["n"], len(found["cells"][0]["confirm"]["values"])) == (2, 2)
+    assert (found["cells"][0]["confirm"]["n"], found["cells"][0]["confirm"]["values"]) == (2, [0.95, 0.9])
     made = build_report(tmp_path / "runs", written.sweep, tmp_path / "report")
     row = next(csv.DictReader((made.folder / "table.csv").open()))
     assert (row["n"], row["replicate"], row["num_seeds"]) == ("2", "study", "4")
