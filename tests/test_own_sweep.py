@@ -230,8 +230,8 @@ from mine import train
 
 if __name__ == "__main__":
     result = ablate.sweep(
-        train, axes={"width": [1, 2]}, tune={"lr": ablate.log(0.01, 0.3)}, fixed={"epochs": 3}, studies=1, trials=3, seeds=2,
-        objective="val_loss", direction="min", metric="test_loss", baseline=1, jobs=2,
+        train, axes={"width": [1, 2]}, tune={"lr": ablate.log(0.01, 0.3)}, fixed={"epochs": 3}, studies=1, trials=3,
+        seeds=2, objective="val_loss", direction="min", metric="test_loss", baseline=1, jobs=2,
     )
     print(result.table[["width", "n"]].to_json(orient="records"))
 """

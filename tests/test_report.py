@@ -553,6 +553,11 @@ def test_status_of_a_sweep_that_has_not_begun_is_undefined(tmp_path):
     assert found["cells"][0]["confirm"] == nothing
 
 
+def test_the_best_configurations_of_single_studies_have_no_column_of_studies(troubled):
+    page = (troubled.folder / "report.html").read_text()
+    assert '<th scope="col" class="number">study</th>' not in page
+
+
 def test_a_search_space_reads_as_a_sentence():
     assert space_text(["sgd", "adam"]) == "sgd, adam"
     assert space_text({"low": 1e-3, "high": 1.0, "log": True, "when": {"optimizer": ["sgd", "adam"]}}) == (

@@ -21,6 +21,7 @@ from ablate.report.combine import combine, laid_out_as
 from ablate.report.entries import entries
 from ablate.report.inference import paired_difference, paired_test
 from ablate.report.layout import grid
+from ablate.report.studies import winners
 from ablate.report.summary import status
 from ablate.report.text import printed_entry
 from ablate.report.verdicts import doubts, judged
@@ -510,6 +511,10 @@ def test_the_report_shows_the_winners_of_all_studies_and_where_the_uncertainty_c
     assert "<dt>studies a cell</dt><dd>5</dd>" in page
     assert "<dt>tune trials a study</dt><dd>6</dd>" in page
     assert 'rowspan="5"' in page
+    best = page.partition('aria-label="Best configurations"')[2].partition("</table>")[0]
+    assert '<th scope="col" class="number">study</th>' in best
+    numbers = re.findall(r'(?:<tr>|</th>)<td class="number">(.*?)</td><td class="number">[\d.]+</td>', best)
+    assert numbers == ["1", "2", "3", "4", "5"] * 9
     for text in ("Winners of the studies", "Where the uncertainty comes from"):
         assert text in page
         assert text in made.table
@@ -518,6 +523,43 @@ def test_the_report_shows_the_winners_of_all_studies_and_where_the_uncertainty_c
     ]
     assert ["20, residual", "lr", "0.1, 0.05, 0.0333, 0.025, 0.02", "1 of 5: 0.1"] in rows
     assert ["20, residual", "optimizer", "sgd, sgd, sgd, sgd, sgd", "5 of 5: sgd"] in rows
+
+
+SGD, ADAM = (
+    {"name": f"lr[optimizer={name}]", "kind": "float", "low": low, "high": high, "log": True, "step": None, "when": {}}
+    for name, low, high in (("sgd", 1e-3, 1.0), ("adam", 1e-5, 1e-2))
+)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "agreement"),
+    [
+        ([("sgd", 0.1), ("sgd", 0.01), ("sgd", 0.1)], "within 33% of the range"),
+        (
+            # The same place in both ranges is no agreement.
+            [("sgd", 1e-2), ("adam", 1e-4), ("sgd", 1e-1)],
+            "2 of 3 with optimizer=sgd: within 33% of the range; 1 of 3 with optimizer=adam",
+        ),
+        (
+            [("sgd", 0.1), ("sgd", 0.01), ("muon", 0.02)],
+            "2 of 3 with optimizer=sgd: within 33% of the range; 1 of 3: 0.02",
+        ),
+        ([("muon", 0.02), ("muon", 0.02), ("muon", 0.03)], "2 of 3: 0.02"),
+    ],
+)  # fmt: skip
+def test_winners_are_compared_within_one_definition_of_their_parameter(tmp_path, drawn, agreement):
+    _, found, _ = table(tmp_path, num_studies=3, num_tune=1, tune_states=("complete",))
+    entry = found.at[("20",), "residual"]
+    names = {definition["name"] for definition in (SGD, ADAM)}
+    tune = [
+        (dataclasses.replace(p, settings={"lr": lr}, params={name: lr} if name in names else {}), record)
+        for (p, record), (optimizer, lr) in zip(entry.trials.tune, drawn, strict=True)
+        for name in [f"lr[optimizer={optimizer}]"]
+    ]
+    cell = dataclasses.replace(entry.trials.cell, tuned=["lr"], space={"lr": [SGD, ADAM]})
+    trials = dataclasses.replace(entry.trials, cell=cell, tune=tune)
+    rows = winners([dataclasses.replace(entry, trials=trials)])
+    assert [row[-1] for row in rows] == ["how far they agree", agreement]
 
 
 def test_mlflow_is_told_the_study(tmp_path):

@@ -29,17 +29,33 @@ def winners(entries: list[Entry]) -> list[list[str]]:
 
 
 def _agreement(entry: Entry, name: str, found: list[Proposal]) -> str:
-    """For example "4 of 5: sgd", or "within 23% of the range"."""
-    shares = [share for winner in found if (share := _share(entry, name, winner)) is not None]
-    if len(shares) == len(found):
-        return f"within {100 * (max(shares) - min(shares)):.0f}% of the range"
-    values = Counter(value_text(winner.settings[name]) for winner in found if name in winner.settings)
-    ((value, count),) = values.most_common(1)
-    return f"{count} of {values.total()}: {value}"
+    """For example "4 of 5: sgd", or "within 23% of the range"; of winners from several definitions one after the other.
+
+    Only winners that were drawn from the same definition are compared: another one has another range.
+    """
+    shares: dict[str, list[float]] = {}
+    values: Counter[str] = Counter()
+    for winner in found:
+        place = _place(entry, name, winner)
+        if place is not None:
+            shares.setdefault(place[0], []).append(place[1])
+        elif name in winner.settings:
+            values[value_text(winner.settings[name])] += 1
+    num = sum(map(len, shares.values())) + values.total()
+    parts = []
+    for definition, places in shares.items():
+        within = f"within {100 * (max(places) - min(places)):.0f}% of the range"
+        if len(places) == num > 1:
+            return within
+        condition = definition.removeprefix(name).strip("[]")
+        where = f" with {condition}" if condition else ""
+        parts.append(f"{len(places)} of {num}{where}{f': {within}' if len(places) > 1 else ''}")
+    parts += [f"{count} of {num}: {value}" for value, count in values.most_common(1)]
+    return "; ".join(parts)
 
 
-def _share(entry: Entry, name: str, winner: Proposal) -> float | None:
-    """Return where a winner lies in its range, from 0 to 1; None where it was drawn from choices."""
+def _place(entry: Entry, name: str, winner: Proposal) -> tuple[str, float] | None:
+    """Return the name of a winner's definition and where it lies in its range, from 0 to 1; None if among choices."""
     for definition in entry.trials.cell.space.get(name, []):
         value: Any = winner.params.get(definition["name"])
         if definition["kind"] == "categorical" or value is None:
@@ -47,7 +63,7 @@ def _share(entry: Entry, name: str, winner: Proposal) -> float | None:
         low, high = definition["low"], definition["high"]
         if definition["log"]:
             low, high, value = math.log(low), math.log(high), math.log(value)
-        return float((value - low) / (high - low))
+        return definition["name"], float((value - low) / (high - low))
     return None
 
 
