@@ -15,6 +15,7 @@ from synthetic import ARMS, DEPTHS, VAL_ACCURACY, Synthetic, declared_claim
 
 from ablate.errors import SpecError
 from ablate.report import sufficiency, tables
+from ablate.report.appendix import sections
 from ablate.report.build import build_report
 from ablate.report.claim_results import claim_results
 from ablate.report.combine import combine, laid_out_as
@@ -593,10 +594,22 @@ def test_with_outcomes_by_test_item_intervals_and_tests_cover_the_sample_too(tmp
     )
     lines = made.table.partition("**Where the uncertainty comes from**")[2].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
-    assert rows[0] == ["cell", name, "test items", f"{name} × items", "correlation with the baseline"]
-    shares = [[int(cell.removesuffix("%")) for cell in row[1:4]] for row in rows[2:]]
-    assert len(shares) == 4
+    assert rows[0] == ["cell", "variance of", name, "test items", f"{name} × items", "correlation with the baseline"]
+    assert [row[1] for row in rows[2:]] == ["the mean", "one outcome"] * 4
+    shares = [[int(cell.removesuffix("%")) for cell in row[2:5]] for row in rows[2:]]
     assert all(abs(sum(found) - 100) <= 1 for found in shares)
+    # A mean over 350 items owes less to the items, and less to what differs from one to the next.
+    for of_mean, of_one in zip(shares[::2], shares[1::2], strict=True):
+        assert of_mean[0] > of_one[0]
+        assert of_mean[2] < of_one[2]
+    assert "It is – with fewer than three" not in lines[-1]
+
+
+def test_the_table_of_variances_says_why_there_is_no_correlation(tmp_path):
+    declaration, _, cells = table(tmp_path, num_studies=2)
+    (variance,) = [each for each in sections(declaration, entries(declaration, cells)) if each.name == "variance"]
+    assert {tuple(row[1:]) for row in variance.rows[1:]} == {("–",) * 5}
+    assert "It is – with fewer than three studies in both, or where those of a cell are all equal." in variance.note
 
 
 def test_an_interval_over_items_too_is_never_narrower_and_needs_the_items_of_all(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ablate.report.crossed import Shares
 from ablate.report.entries import Entry
 from ablate.report.text import value_text
 from ablate.store.declaration import Declaration, Proposal
@@ -68,7 +69,11 @@ def _place(entry: Entry, name: str, winner: Proposal) -> tuple[str, float] | Non
 
 
 def variance_shares(declaration: Declaration, entries: list[Entry]) -> list[list[str]]:
-    """Return one row for each comparison: where the variance of the difference comes from, and the correlation."""
+    """Return two rows for each comparison, of which variance of the difference which share comes from where.
+
+    The first is of the variance of the mean, from which the interval follows, with the correlation of both cells; the
+    second of that of a single outcome. Without outcomes by item there is no second one.
+    """
     columns, baseline = declaration.report.get("columns"), declaration.report.get("baseline")
     at: dict[tuple[tuple[str, Any], ...], Entry] = {tuple(entry.levels.items()): entry for entry in entries}
     rows = []
@@ -77,15 +82,20 @@ def variance_shares(declaration: Declaration, entries: list[Entry]) -> list[list
         if found is None or found.mean is None or found.n < 2:
             continue
         other = at[tuple((axis, baseline if axis == columns else level) for axis, level in entry.levels.items())]
-        shares = found.crossed.shares if found.crossed is not None else None
-        parts = (
-            ["–"] * 3
-            if shares is None
-            else [f"{100 * s:.0f}%" for s in (shares.rows, shares.items, shares.interaction)]
-        )
-        rows.append([", ".join(entry.levels.values()), *parts, _correlation(entry, other)])
+        cell, correlation = ", ".join(entry.levels.values()), _correlation(entry, other)
+        over = found.crossed
+        if over is None or over.mean_shares is None or over.shares is None:
+            rows.append([cell, *["–"] * 4, correlation])
+            continue
+        rows.append([cell, "the mean", *_percent(over.mean_shares), correlation])
+        rows.append([cell, "one outcome", *_percent(over.shares), ""])
     name = declaration.replicates(2)
-    return [["cell", name, "test items", f"{name} × items", "correlation with the baseline"], *rows] if rows else []
+    shares = [name, "test items", f"{name} × items"]
+    return [["cell", "variance of", *shares, "correlation with the baseline"], *rows] if rows else []
+
+
+def _percent(shares: Shares) -> list[str]:
+    return [f"{100 * share:.0f}%" for share in (shares.rows, shares.items, shares.interaction)]
 
 
 def _correlation(first: Entry, second: Entry) -> str:
