@@ -74,7 +74,7 @@ def page(
         note=tables.notes(declaration, grid),
         differences=Markup(tables.html_table(differences, grid, "differences")) if differences else None,
         difference_caption=tables.difference_caption(declaration, grid),
-        difference_note=tables.difference_notes(declaration, grid),
+        difference_note=tables.further_notes(declaration, grid),
         tests=Markup(tables.html_table(tests, grid, "tests")) if tests else None,
         tests_note=tables.tests_note(declaration, grid),
         baseline=grid.baseline,
