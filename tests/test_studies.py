@@ -220,6 +220,10 @@ def test_without_a_word_there_are_five_studies_of_one_seed_each(tmp_path):
     assert (fixed.budget.num_studies, fixed.confirm.seeds, fixed.report.margin) == (1, 3, 0.01)
 
 
+def made_up_plan(tmp_path, *overrides):
+    return make_plan(tmp_path / "small.yaml", None, overrides, tmp_path / "runs")
+
+
 def plan(tmp_path, text, *overrides):
     (tmp_path / "s.yaml").write_text(text)
     return make_plan(tmp_path / "s.yaml", None, overrides, tmp_path / "runs")
@@ -235,6 +239,35 @@ def test_the_plan_tells_the_studies_and_warns_of_very_small_ones(tmp_path):
     assert not [
         text for text in plan(tmp_path, f"{HEAD}{TUNE}budget: {{trials: 5}}\n").warnings() if "trials is" in text
     ]
+
+
+def test_the_plan_tells_the_confirm_seeds_that_the_file_leaves_out(tmp_path):
+    text, why = (
+        f"{HEAD}{TUNE}budget: {{studies: 1, trials: 6}}\n",
+        "3 where a cell has one study, 1 where it has several",
+    )
+    assert f"confirm.seeds is left out, so it is 3: {why}" in plan(tmp_path, text).lines()
+    assert f"confirm.seeds is left out, so it is 1: {why}" in plan(tmp_path, text, "budget.studies=2").lines()
+    told = plan(tmp_path, text, "confirm.seeds=3").lines()
+    assert not any("left out" in line for line in told)
+
+
+def test_more_studies_do_not_leave_finished_confirm_trials_behind_in_silence(tmp_path):
+    one = (*CELLS, "confirm.seeds=null", "budget={trials_per_cell: null, studies: 1, trials: 7, sampler: tpe}")
+    several = (*one, "budget.studies=2")
+    told = (
+        "confirm.seeds falls from 3 to 1, as a cell has several studies now: the confirm trials of further seeds do "
+        "not count; --set confirm.seeds=3 keeps them"
+    )
+    Sweep(tmp_path, *one)
+    assert told not in made_up_plan(tmp_path, *several).warnings()  # No trial has run.
+    Sweep(tmp_path, *one).run()
+    assert told in made_up_plan(tmp_path, *several).warnings()
+    kept = made_up_plan(tmp_path, *several, "confirm.seeds=3")
+    assert told not in kept.warnings()
+    assert told not in made_up_plan(tmp_path, *several, "confirm.seeds=1").warnings()
+    more = Sweep(tmp_path, *several, "confirm.seeds=3")
+    assert more.schedule.restored == 2 * (7 + 3)
 
 
 def test_a_study_is_no_longer_than_the_cell_with_the_most_points(tmp_path):
