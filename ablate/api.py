@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablate.errors import SweepStoppedError, UsageError, shown
+from ablate.errors import SweepStoppedError, UsageError, choices_text, shown
 from ablate.places import Place, local_view, to_place
 
 if TYPE_CHECKING:
@@ -91,9 +91,11 @@ def sweep(
         sections: Further entries of a sweep file: budget, confirm, report, resources, seed, claims.
 
     Raises:
+        UsageError: An argument is unknown or of another kind.
         SpecError: Something that was asked for is wrong; it names the place in the sweep file that was written.
         SweepStoppedError: Trials failed or are missing; the same call goes on.
     """
+    _check_arguments(sections, studies=(studies, 1), trials=(trials, 1), seeds=(seeds, 0))
     place = to_place(str(out))
     chosen = name or (_name_of(train) if callable(train) else "command")
     for section, given in [*sections.items(), ("axes", axes), ("fixed", fixed or {}), ("tune", tune or {})]:
@@ -167,6 +169,8 @@ def run_file(
     place = to_place(str(out)) if isinstance(out, str) else out
     plan = make_plan(Path(file), profile, overrides, place, function)
     sweep_id = plan.spec.sweep_id
+    for warning in plan.warnings():
+        log.warning("%s", warning)
 
     def write_report() -> Path | None:
         try:
@@ -298,6 +302,21 @@ class Result:
                 values = {cell.levels[axis]: cell.settings[axis] for cell in cells}
                 frame[axis] = frame[axis].map(values).infer_objects()
         return frame
+
+
+def _check_arguments(sections: Mapping[str, Any], **counts: tuple[Any, int]) -> None:
+    """Refuse unknown arguments of `sweep`, and counts (value, least) that are none."""
+    from ablate.sweepfile.merge import SECTIONS, WHOLE
+
+    own = [name for name, each in inspect.signature(sweep).parameters.items() if each.kind is not each.VAR_KEYWORD]
+    known = {*own, *SECTIONS, *WHOLE} - {"task"}
+    for name in sections:
+        if name not in known:
+            raise UsageError(f"unknown argument '{name}' of ablate.sweep. {choices_text(name, known)}")
+    for name, (given, least) in counts.items():
+        value = _plain(given)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise UsageError(f"{name} must be a whole number >= {least}, but got {shown(value)}")
 
 
 def _objective(objective: str | Mapping[str, Any], direction: str | None) -> Json:

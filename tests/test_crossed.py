@@ -59,6 +59,8 @@ def test_agrees_with_loops_over_the_definition(seed):
     parts = np.array([max(0, (ms_s - ms_e) / m), max(0, (ms_t - ms_e) / n), ms_e])
     shares = [found.shares.rows, found.shares.items, found.shares.interaction]
     assert shares == pytest.approx((parts / parts.sum()).tolist())
+    of_mean = [found.mean_shares.rows, found.mean_shares.items, found.mean_shares.interaction]
+    assert of_mean == pytest.approx((parts / [n, m, n * m] / variance).tolist())
     t, root = stats.t(df), math.sqrt(variance)
     assert found.half_width == pytest.approx(t.ppf(0.975) * root)
     assert found.p(0.1) == pytest.approx(2 * t.sf(abs(mean - 0.1) / root))
@@ -91,6 +93,7 @@ def test_refuses_what_is_no_matrix_of_finite_numbers():
 def test_equal_outcomes_prove_as_much_as_the_signs_of_their_rows(value):
     found = crossed(np.full((5, 7), value))
     assert found == Crossed(mean=value, variance=0.0, df=4.0, num_rows=5, num_items=7, shares=None)
+    assert found.mean_shares is None
     assert found.half_width == 0
     assert found.p(value) == 1
     assert found.p(value + 0.01) == 2**-4

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,10 @@ def test_a_probe_times_each_distinct_net_once_and_is_kept_for_next_time(folder, 
             "slowest_trial_s": 18.0,
         }  # fmt: skip
         assert content["memory_mib"] == 300.0
-    assert "time: at most 4 min with 2 at a time on this hardware" in invoke("--jobs", "2", "--device", "cpu")
+    assert (
+        "time: about 4 min with 2 at a time on this hardware, without pruning, estimated from timed steps (the longest "
+        "trial 18 s)"
+    ) in invoke("--jobs", "2", "--device", "cpu")
 
 
 def test_the_time_is_that_of_the_longest_chain_and_of_all_that_runs(folder, monkeypatch):
@@ -151,7 +155,7 @@ def test_a_real_probe_predicts_the_time_of_an_epoch(folder):
     stored = json.loads((folder / "runs" / "ledger" / "probes.json").read_text())
     assert len(stored) == 2
     (folder / "runs" / "ledger" / "probes.json").write_text("[]")
-    assert "time: at most" in invoke("--device", "cpu", "--set", "axes.depth=[8]")
+    assert "time: about" in invoke("--device", "cpu", "--set", "axes.depth=[8]")
 
 
 def test_plan_counts_what_is_in_the_ledger_and_uses_its_spread(folder):
@@ -161,6 +165,11 @@ def test_plan_counts_what_is_in_the_ledger_and_uses_its_spread(folder):
     text = invoke("--no-probe")
     assert "in the ledger already: 40 of 40 trials" in text
     assert "points found so far" in text
+    assert text.count(" if all 2 are corrected for)") == 1
+    assert re.search(r"that is [\d.]+ \([\d.]+\) points at the", text)
+    one = invoke("--no-probe", "--set", "axes.depth=[8]")
+    assert "standard deviations of the paired differences, that is" in one
+    assert re.search(r"that is [\d.]+ points at the", one)
 
 
 @pytest.mark.parametrize(

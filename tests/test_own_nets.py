@@ -497,7 +497,7 @@ def test_a_plan_on_a_table_names_its_shape_and_times_its_net(here):
     assert done.exit_code == 0, done.output
     assert "data: table 20, 180 training, 60 validation and 60 test examples; chance is 33.3%" in done.output
     assert "warning: one of the 60 validation examples is worth 1.7 points" in done.output
-    assert "time: at most" in done.output
+    assert "time: about" in done.output
     assert "overwrites" not in done.output
 
 

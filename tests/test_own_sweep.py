@@ -17,7 +17,7 @@ from ablate.report.build import build_report
 from ablate.run.pack import Pack
 from ablate.run.plan import make_plan
 from ablate.run.reproduce import reproduce
-from ablate.run.runner import study_runs
+from ablate.run.runner import Outcome, study_runs
 from ablate.run.schedule import Schedule
 from ablate.store.ledger import Ledger
 from ablate.tasks import catalog
@@ -215,6 +215,37 @@ def test_what_is_wrong_in_a_call_is_told(folder):
         ablate.sweep(["true", "{a}"], axes={"a": [1, 2]}, objective="loss", out=folder / "runs")
     with pytest.raises(AttributeError, match="module 'ablate' has no attribute 'swep'"):
         ablate.swep  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("studies", 0, "studies must be a whole number >= 1, but got 0"),
+        ("studies", 2.5, "studies must be a whole number >= 1, but got 2.5"),
+        ("studies", True, "studies must be a whole number >= 1, but got true"),
+        ("trials", 0, "trials must be a whole number >= 1, but got 0"),
+        ("seeds", -1, "seeds must be a whole number >= 0, but got -1"),
+        (
+            "studys",
+            5,
+            r"unknown argument 'studys' of ablate\.sweep\. Did you mean 'studies'\? Available: address, .*, version",
+        ),
+        ("task", "image_classification", r"unknown argument 'task' of ablate\.sweep\. "),
+    ],
+)
+def test_a_wrong_argument_is_told_by_its_name_and_writes_nothing(folder, argument, value, message):
+    given = {"axes": {"a": [1, 2]}, "objective": "loss", "direction": "min", "out": folder / "runs", argument: value}
+    with pytest.raises(UsageError, match=message):
+        ablate.sweep(["true", "{a}"], **given)
+    assert not (folder / "runs").exists()
+
+
+def test_a_call_warns_of_what_the_plan_warns_of(folder, caplog, monkeypatch):
+    monkeypatch.setattr("ablate.run.runner.run_plan", lambda *_, **__: Outcome(0, 1, 0, ""))
+    given = {"axes": {"a": [1, 2]}, "objective": "loss", "direction": "min", "tune": {"lr": ablate.log(0.1, 1)}}
+    with pytest.raises(SweepStoppedError, match="0 of 50 trials have ended"):
+        ablate.sweep(["true", "{a}", "{lr}"], **given, trials=4, out=folder / "runs")
+    assert any("trials is 4: a study of fewer than 5" in record.message for record in caplog.records)
 
 
 def run(folder, *arguments, script=None):

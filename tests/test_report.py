@@ -90,16 +90,16 @@ def test_differences_are_paired_with_the_baseline(whole):
     assert differences["20"] == {"residual": "+2.2 [+2.0, +2.4] ▲", "plain+ortho": "0.0 [0.0, 0.0]"}
 
 
-def test_what_the_intervals_cover_is_said_under_every_table(whole, troubled):
+def test_what_the_intervals_cover_is_said_once_on_a_page_and_under_every_table_of_latex(whole, troubled):
     sample = "they do not cover the choice of the test sample (350 images)"
     rest = ", the split, the ranges that are searched nor the data set."
     for found, note in (
         (whole, f"they cover tuning and training; {sample}{rest}"),
         (troubled, f"they cover training; {sample} nor the luck of tuning."),
     ):
-        assert found.table.count(note) == 2
-        assert (found.folder / "report.html").read_text().count(note) == 2
-        assert note in (found.folder / "table.tex").read_text()
+        assert found.table.count(note) == 1
+        assert (found.folder / "report.html").read_text().count(note) == 1
+        assert (found.folder / "table.tex").read_text().count(note) == 2
 
 
 def test_a_sweep_without_trouble_has_no_notices(tmp_path):
@@ -300,9 +300,17 @@ def test_the_note_says_which_intervals_are_bootstraps_and_of_which_sample(tmp_pa
         assert f"the choice of the {sample} nor" in interval_note(asked, [t])
 
 
-def test_marks_and_intervals_are_told_apart_under_both_tables(whole):
+def test_marks_and_intervals_are_told_apart_under_the_table(whole):
     note = "Every interval stands on its own, unadjusted: one of a difference that excludes 0 may carry no mark."
-    assert whole.table.count(note) == 2
+    assert whole.table.count(note) == 1
+
+
+def test_the_note_under_the_differences_says_only_what_is_new(tmp_path):
+    same = {("plain", "20", study): 0.9 + 0.01 * study for study in range(5)}
+    same |= {("residual", "20", study): 0.91 + 0.01 * study for study in range(5)}
+    made = report(tmp_path, confirm=same, num_studies=5, num_seeds=1)
+    new = "An interval of no width: all studies gave the same value, which says nothing about others."
+    assert f"\n\n{new} See also the note under the table above.\n\n" in made.table
 
 
 def test_the_first_line_of_a_traceback_is_its_error():
@@ -529,7 +537,7 @@ def test_status_lines_name_every_cell(troubled, tmp_path):
     assert lines[0] == f"{SWEEP}: 81 trials planned"
     assert lines[1] == "  2 waiting, 0 running, 50 complete, 9 pruned, 10 diverged, 10 failed"
     assert len(lines) == 2 + len(ARMS) * len(DEPTHS)
-    assert re.fullmatch(r"  depth=56, arm=plain +10\.0, \d+\.\d, \d+\.\d \(n=3, 1 diverged\)", lines[6])
+    assert re.fullmatch(r"  depth=56, arm=plain +\d+\.\d, 10\.0, \d+\.\d \(n=3, 1 diverged\)", lines[6])
     SweepFolder(tmp_path, SWEEP).write_declaration(Synthetic(tmp_path).declaration(), "")
     assert status_lines(sweep_status(tmp_path))[2].endswith("no confirmed seed yet")
 
@@ -551,6 +559,11 @@ def test_status_of_a_sweep_that_has_not_begun_is_undefined(tmp_path):
     assert found["cells"][0]["best_configs"] == []
     nothing = {"n": 0, "mean": None, "low": None, "high": None, "values": [], "diverged": 0, "collapsed": 0}
     assert found["cells"][0]["confirm"] == nothing
+
+
+def test_the_best_configurations_of_single_studies_have_no_column_of_studies(troubled):
+    page = (troubled.folder / "report.html").read_text()
+    assert '<th scope="col" class="number">study</th>' not in page
 
 
 def test_a_search_space_reads_as_a_sentence():

@@ -69,6 +69,13 @@ def test_expected_best_is_the_mean_maximum_over_all_subsets():
     assert expected_best([]) == []
 
 
+def test_the_expected_best_is_drawn_up_to_the_tune_trials_of_a_study(tmp_path):
+    declaration, found = laid_out(tmp_path, num_studies=3, num_seeds=1, tune_states=("complete",))
+    assert len(next(iter(found.at.values())).trials.tune) == 18
+    figure = expected_best_figure(declaration, found)
+    assert {tuple(line.get_xdata()) for axes in figure.axes for line in axes.lines} == {(1, 2, 3, 4, 5, 6)}
+
+
 def test_importance_names_the_parameter_that_matters_and_needs_20_trials():
     shares = importances(cell_entry(30))
     assert set(shares) == {"lr", "momentum"}  # the third is not in every trial

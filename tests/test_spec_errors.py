@@ -409,11 +409,13 @@ def test_wrong_file_is_one_line(tmp_path, text, problem):
         ("budget.trails=3", "unknown key 'trails'. Did you mean 'trials'\\?"),
         (
             "budget.trials=3",
-            "a budget has studies and trials, or trials_per_cell for a single study, but this has both",
+            "a budget has studies and trials, or trials_per_cell for a single study, but this has both. "
+            "Set budget.trials_per_cell instead, or remove it with null",
         ),
         (
             "budget.studies=3",
-            "a budget has studies and trials, or trials_per_cell for a single study, but this has both",
+            "a budget has studies and trials, or trials_per_cell for a single study, but this has both. "
+            "To have studies, set budget.trials too, and remove budget.trials_per_cell with null",
         ),
         ("resources={cpus: 1, gpu: 1}", "unknown key 'gpu'. Did you mean 'gpus'\\?"),
         ("resources=1", "resources has entries: set one of them as resources.ENTRY=VALUE, or some as resources={ENTRY"),
@@ -430,6 +432,15 @@ def test_mistake_in_override_names_the_override(tmp_path, override, problem):
     assert len(problems) == 1, problems
     assert problems[0].startswith(f"--set {override}: ")
     assert re.search(problem, problems[0].removeprefix(f"--set {override}: ")), problems
+
+
+def test_an_override_of_another_form_of_the_budget_is_told_the_right_one(tmp_path):
+    file = "name: s\nbudget: {studies: 1, trials: 3}\n"
+    (problem,) = problems_of(tmp_path, file, overrides=["budget.trials_per_cell=8"])
+    assert problem == (
+        "--set budget.trials_per_cell=8: a budget has studies and trials, or trials_per_cell for a single study, but "
+        "this has both. Set budget.trials instead"
+    )
 
 
 def test_a_parameter_that_an_override_defines_again_is_told_at_the_override(tmp_path):

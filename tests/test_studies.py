@@ -15,12 +15,14 @@ from synthetic import ARMS, DEPTHS, VAL_ACCURACY, Synthetic, declared_claim
 
 from ablate.errors import SpecError
 from ablate.report import sufficiency, tables
+from ablate.report.appendix import sections
 from ablate.report.build import build_report
 from ablate.report.claim_results import claim_results
 from ablate.report.combine import combine, laid_out_as
 from ablate.report.entries import entries
 from ablate.report.inference import paired_difference, paired_test
 from ablate.report.layout import grid
+from ablate.report.studies import winners
 from ablate.report.summary import status
 from ablate.report.text import printed_entry
 from ablate.report.verdicts import doubts, judged
@@ -218,6 +220,10 @@ def test_without_a_word_there_are_five_studies_of_one_seed_each(tmp_path):
     assert (fixed.budget.num_studies, fixed.confirm.seeds, fixed.report.margin) == (1, 3, 0.01)
 
 
+def made_up_plan(tmp_path, *overrides):
+    return make_plan(tmp_path / "small.yaml", None, overrides, tmp_path / "runs")
+
+
 def plan(tmp_path, text, *overrides):
     (tmp_path / "s.yaml").write_text(text)
     return make_plan(tmp_path / "s.yaml", None, overrides, tmp_path / "runs")
@@ -233,6 +239,35 @@ def test_the_plan_tells_the_studies_and_warns_of_very_small_ones(tmp_path):
     assert not [
         text for text in plan(tmp_path, f"{HEAD}{TUNE}budget: {{trials: 5}}\n").warnings() if "trials is" in text
     ]
+
+
+def test_the_plan_tells_the_confirm_seeds_that_the_file_leaves_out(tmp_path):
+    text, why = (
+        f"{HEAD}{TUNE}budget: {{studies: 1, trials: 6}}\n",
+        "3 where a cell has one study, 1 where it has several",
+    )
+    assert f"confirm.seeds is left out, so it is 3: {why}" in plan(tmp_path, text).lines()
+    assert f"confirm.seeds is left out, so it is 1: {why}" in plan(tmp_path, text, "budget.studies=2").lines()
+    told = plan(tmp_path, text, "confirm.seeds=3").lines()
+    assert not any("left out" in line for line in told)
+
+
+def test_more_studies_do_not_leave_finished_confirm_trials_behind_in_silence(tmp_path):
+    one = (*CELLS, "confirm.seeds=null", "budget={trials_per_cell: null, studies: 1, trials: 7, sampler: tpe}")
+    several = (*one, "budget.studies=2")
+    told = (
+        "confirm.seeds falls from 3 to 1, as a cell has several studies now: the confirm trials of further seeds do "
+        "not count; --set confirm.seeds=3 keeps them"
+    )
+    Sweep(tmp_path, *one)
+    assert told not in made_up_plan(tmp_path, *several).warnings()  # No trial has run.
+    Sweep(tmp_path, *one).run()
+    assert told in made_up_plan(tmp_path, *several).warnings()
+    kept = made_up_plan(tmp_path, *several, "confirm.seeds=3")
+    assert told not in kept.warnings()
+    assert told not in made_up_plan(tmp_path, *several, "confirm.seeds=1").warnings()
+    more = Sweep(tmp_path, *several, "confirm.seeds=3")
+    assert more.schedule.restored == 2 * (7 + 3)
 
 
 def test_a_study_is_no_longer_than_the_cell_with_the_most_points(tmp_path):
@@ -481,7 +516,8 @@ def test_a_claim_is_judged_at_its_frozen_studies_and_told_again_with_all(tmp_pat
 
 
 def test_status_csv_and_parquet_know_the_study(tmp_path):
-    written = Synthetic(tmp_path / "runs", num_studies=2, num_seeds=2)
+    first = values("residual", [0.94, 0.96, 0.9, 0.9])
+    written = Synthetic(tmp_path / "runs", num_studies=2, num_seeds=2, confirm=first)
     declaration = written.write()
     cells = collect(
         declaration, SweepFolder(tmp_path / "runs", written.sweep).read_proposals(), Ledger(tmp_path / "runs")
@@ -490,7 +526,7 @@ def test_status_csv_and_parquet_know_the_study(tmp_path):
     assert found["trials"]["planned"] == declaration.num_trials == 9 * 2 * (6 + 2)
     configs = [{"lr": lr, "optimizer": "sgd", "weight_decay": 0.01} for lr in (0.1, 0.05)]
     assert found["cells"][0]["best_configs"] == configs
-    assert (found["cells"][0]["confirm"]["n"], len(found["cells"][0]["confirm"]["values"])) == (2, 2)
+    assert (found["cells"][0]["confirm"]["n"], found["cells"][0]["confirm"]["values"]) == (2, [0.95, 0.9])
     made = build_report(tmp_path / "runs", written.sweep, tmp_path / "report")
     row = next(csv.DictReader((made.folder / "table.csv").open()))
     assert (row["n"], row["replicate"], row["num_seeds"]) == ("2", "study", "4")
@@ -509,6 +545,10 @@ def test_the_report_shows_the_winners_of_all_studies_and_where_the_uncertainty_c
     assert "<dt>studies a cell</dt><dd>5</dd>" in page
     assert "<dt>tune trials a study</dt><dd>6</dd>" in page
     assert 'rowspan="5"' in page
+    best = page.partition('aria-label="Best configurations"')[2].partition("</table>")[0]
+    assert '<th scope="col" class="number">study</th>' in best
+    numbers = re.findall(r'(?:<tr>|</th>)<td class="number">(.*?)</td><td class="number">[\d.]+</td>', best)
+    assert numbers == ["1", "2", "3", "4", "5"] * 9
     for text in ("Winners of the studies", "Where the uncertainty comes from"):
         assert text in page
         assert text in made.table
@@ -517,6 +557,43 @@ def test_the_report_shows_the_winners_of_all_studies_and_where_the_uncertainty_c
     ]
     assert ["20, residual", "lr", "0.1, 0.05, 0.0333, 0.025, 0.02", "1 of 5: 0.1"] in rows
     assert ["20, residual", "optimizer", "sgd, sgd, sgd, sgd, sgd", "5 of 5: sgd"] in rows
+
+
+SGD, ADAM = (
+    {"name": f"lr[optimizer={name}]", "kind": "float", "low": low, "high": high, "log": True, "step": None, "when": {}}
+    for name, low, high in (("sgd", 1e-3, 1.0), ("adam", 1e-5, 1e-2))
+)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "agreement"),
+    [
+        ([("sgd", 0.1), ("sgd", 0.01), ("sgd", 0.1)], "within 33% of the range"),
+        (
+            # The same place in both ranges is no agreement.
+            [("sgd", 1e-2), ("adam", 1e-4), ("sgd", 1e-1)],
+            "2 of 3 with optimizer=sgd: within 33% of the range; 1 of 3 with optimizer=adam",
+        ),
+        (
+            [("sgd", 0.1), ("sgd", 0.01), ("muon", 0.02)],
+            "2 of 3 with optimizer=sgd: within 33% of the range; 1 of 3: 0.02",
+        ),
+        ([("muon", 0.02), ("muon", 0.02), ("muon", 0.03)], "2 of 3: 0.02"),
+    ],
+)  # fmt: skip
+def test_winners_are_compared_within_one_definition_of_their_parameter(tmp_path, drawn, agreement):
+    _, found, _ = table(tmp_path, num_studies=3, num_tune=1, tune_states=("complete",))
+    entry = found.at[("20",), "residual"]
+    names = {definition["name"] for definition in (SGD, ADAM)}
+    tune = [
+        (dataclasses.replace(p, settings={"lr": lr}, params={name: lr} if name in names else {}), record)
+        for (p, record), (optimizer, lr) in zip(entry.trials.tune, drawn, strict=True)
+        for name in [f"lr[optimizer={optimizer}]"]
+    ]
+    cell = dataclasses.replace(entry.trials.cell, tuned=["lr"], space={"lr": [SGD, ADAM]})
+    trials = dataclasses.replace(entry.trials, cell=cell, tune=tune)
+    rows = winners([dataclasses.replace(entry, trials=trials)])
+    assert [row[-1] for row in rows] == ["how far they agree", agreement]
 
 
 def test_mlflow_is_told_the_study(tmp_path):
@@ -544,16 +621,29 @@ def test_with_outcomes_by_test_item_intervals_and_tests_cover_the_sample_too(tmp
     covered = "training" if options else "tuning and training"
     missed = "other settings" if options else "the split, the ranges that are searched nor the data set"
     note = f"they cover {covered}, and the choice of the test sample (350 images); they do not cover {missed}."
-    assert made.table.count(note) == 2
+    assert made.table.count(note) == (made.folder / "report.html").read_text().count(note) == 1
+    assert made.table.count("▲ better, ▼ worse than plain: paired t test") == 1
+    assert "\n\nSee also the note under the table above.\n\n" in made.table
+    assert (made.folder / "table.tex").read_text().count(note) == 2
     assert (
         f"follows from the paired t test, over {name} and over test items too, whichever says less, adj" in made.table
     )
     lines = made.table.partition("**Where the uncertainty comes from**")[2].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
-    assert rows[0] == ["cell", name, "test items", f"{name} × items", "correlation with the baseline"]
-    shares = [[int(cell.removesuffix("%")) for cell in row[1:4]] for row in rows[2:]]
-    assert len(shares) == 4
+    assert rows[0] == ["cell", "variance of", name, "test items", f"{name} × items", "correlation with the baseline"]
+    assert [row[1] for row in rows[2:]] == ["the mean", "one outcome"] * 4
+    shares = [[int(cell.removesuffix("%")) for cell in row[2:5]] for row in rows[2:]]
     assert all(abs(sum(found) - 100) <= 1 for found in shares)
+    # What differs from outcome to outcome is divided by their number in the mean, the other two by less.
+    assert sum(found[2] for found in shares[::2]) < sum(found[2] for found in shares[1::2])
+    assert "It is – with fewer than three" not in lines[-1]
+
+
+def test_the_table_of_variances_says_why_there_is_no_correlation(tmp_path):
+    declaration, _, cells = table(tmp_path, num_studies=2)
+    (variance,) = [each for each in sections(declaration, entries(declaration, cells)) if each.name == "variance"]
+    assert {tuple(row[1:]) for row in variance.rows[1:]} == {("–",) * 5}
+    assert "It is – with fewer than three studies in both, or where those of a cell are all equal." in variance.note
 
 
 def test_an_interval_over_items_too_is_never_narrower_and_needs_the_items_of_all(tmp_path):

@@ -87,10 +87,14 @@ def _variance(declaration: Declaration, entries: list[Entry]) -> Section | None:
     rows = studies.variance_shares(declaration, entries)
     name = declaration.replicates(2)
     note = (
-        f"Shares of the variance of a single outcome's difference to the baseline: between {name}, between test items, "
-        "and what is neither (random effects of both, crossed); – where outcomes by item are not known. "
+        f"Shares of the variance of a difference to the baseline: between {name}, between test items, and what is "
+        "neither (random effects of both, crossed); – where outcomes by item are not known. The interval over both "
+        f"follows from the variance of the mean, in which each part is divided by the number of {name}, of items, or "
+        f"of both. One outcome is that of one item in one {declaration.replicate}: its shares are not the interval's. "
         f"The correlation is that of both cells' {name}: the nearer to 1, the more the pairing gains."
     )
+    if any(row[-1] == "–" for row in rows):
+        note += f" It is – with fewer than three {name} in both, or where those of a cell are all equal."
     return Section("variance", "Where the uncertainty comes from", rows, note) if rows else None
 
 

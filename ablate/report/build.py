@@ -216,8 +216,9 @@ def _documents(
             figures.degradation,
         ),
         "expected_best": (
-            f"Expected best {objective.label.lower()} against the number of tune trials, as if they had been drawn in "
-            "random order: a curve that is not flat yet asks for more tuning",
+            f"Expected best {objective.label.lower()} against the number of tune trials of a {declaration.searched}, "
+            "as if they had been drawn in random order from all of the cell: a curve that is not flat yet asks for "
+            "more tuning",
             tuning.expected_best_figure,
         ),
         "importance": (

@@ -34,7 +34,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """Shares of the variance of a single outcome, in [0, 1] with the sum 1.
+    """Shares of a variance, in [0, 1] with the sum 1.
 
     `rows` is that of the replicates, `items` that of the test items, `interaction` all that is neither.
     """
@@ -49,7 +49,8 @@ class Crossed:
     """A mean over replicates and test items, for other replicates and other items.
 
     `mean` has the unit of the matrix, `variance` is V, that of the mean, in its square, `df` is ν. Where all outcomes
-    are equal V is 0 and `df` is n − 1; `shares` are None then. `num_rows` and `num_items` are n and m.
+    are equal V is 0 and `df` is n − 1; `shares`, of the variance of a single outcome, are None then. `num_rows` and
+    `num_items` are n and m.
     """
 
     mean: float
@@ -58,6 +59,14 @@ class Crossed:
     num_rows: int
     num_items: int
     shares: Shares | None
+
+    @property
+    def mean_shares(self) -> Shares | None:
+        """Shares of V: the mean is over n replicates, m items and nm outcomes, which divide the components."""
+        if self.shares is None:
+            return None
+        n, m = self.num_rows, self.num_items
+        return _shares(self.shares.rows / n, self.shares.items / m, self.shares.interaction / (n * m))
 
     @property
     def half_width(self) -> float:
@@ -125,8 +134,13 @@ def crossed(matrix: ArrayLike) -> Crossed | None:
         df=(S + X) ** 2 / below,
         num_rows=n,
         num_items=m,
-        shares=Shares(rows=parts[0] / sum(parts), items=parts[1] / sum(parts), interaction=parts[2] / sum(parts)),
+        shares=_shares(*parts),
     )
+
+
+def _shares(rows: float, items: float, interaction: float) -> Shares:
+    whole = rows + items + interaction
+    return Shares(rows=rows / whole, items=items / whole, interaction=interaction / whole)
 
 
 def rows_equivalence_p(differences: Sequence[float], d: float) -> float | None:

@@ -74,7 +74,7 @@ def page(
         note=tables.notes(declaration, grid),
         differences=Markup(tables.html_table(differences, grid, "differences")) if differences else None,
         difference_caption=tables.difference_caption(declaration, grid),
-        difference_note=tables.difference_notes(declaration, grid),
+        difference_note=tables.further_notes(declaration, grid),
         tests=Markup(tables.html_table(tests, grid, "tests")) if tests else None,
         tests_note=tables.tests_note(declaration, grid),
         baseline=grid.baseline,
@@ -141,6 +141,7 @@ def budget(entry: Entry) -> dict[str, Any]:
     objective = entry.trials.objective
     best = [r.metrics.get(objective.name) for p, r in entry.trials.tune if r is not None and id(p) in winners]
     shown = ["–" if value is None else objective.text(value) for value in best]
+    numbers = [study.number + 1 for study in entry.trials.studies if study.winner() is not None]
     settings = best_settings(entry.trials)
     return {
         "cell": ", ".join(entry.levels.values()),
@@ -152,8 +153,8 @@ def budget(entry: Entry) -> dict[str, Any]:
         "device_hours": sum(record.duration_s for record in records) / 3600,
         "num_parameters": max((record.num_parameters for record in records), default=0),
         "winners": [
-            (value, [(name, value_text(setting)) for name, setting in found.items()])
-            for value, found in zip(shown, settings, strict=True)
+            (number, value, [(name, value_text(setting)) for name, setting in found.items()])
+            for number, value, found in zip(numbers, shown, settings, strict=True)
         ],
     }
 

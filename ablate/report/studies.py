@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ablate.report.crossed import Shares
 from ablate.report.entries import Entry
 from ablate.report.text import value_text
 from ablate.store.declaration import Declaration, Proposal
@@ -29,17 +30,33 @@ def winners(entries: list[Entry]) -> list[list[str]]:
 
 
 def _agreement(entry: Entry, name: str, found: list[Proposal]) -> str:
-    """For example "4 of 5: sgd", or "within 23% of the range"."""
-    shares = [share for winner in found if (share := _share(entry, name, winner)) is not None]
-    if len(shares) == len(found):
-        return f"within {100 * (max(shares) - min(shares)):.0f}% of the range"
-    values = Counter(value_text(winner.settings[name]) for winner in found if name in winner.settings)
-    ((value, count),) = values.most_common(1)
-    return f"{count} of {values.total()}: {value}"
+    """For example "4 of 5: sgd", or "within 23% of the range"; of winners from several definitions one after the other.
+
+    Only winners that were drawn from the same definition are compared: another one has another range.
+    """
+    shares: dict[str, list[float]] = {}
+    values: Counter[str] = Counter()
+    for winner in found:
+        place = _place(entry, name, winner)
+        if place is not None:
+            shares.setdefault(place[0], []).append(place[1])
+        elif name in winner.settings:
+            values[value_text(winner.settings[name])] += 1
+    num = sum(map(len, shares.values())) + values.total()
+    parts = []
+    for definition, places in shares.items():
+        within = f"within {100 * (max(places) - min(places)):.0f}% of the range"
+        if len(places) == num > 1:
+            return within
+        condition = definition.removeprefix(name).strip("[]")
+        where = f" with {condition}" if condition else ""
+        parts.append(f"{len(places)} of {num}{where}{f': {within}' if len(places) > 1 else ''}")
+    parts += [f"{count} of {num}: {value}" for value, count in values.most_common(1)]
+    return "; ".join(parts)
 
 
-def _share(entry: Entry, name: str, winner: Proposal) -> float | None:
-    """Return where a winner lies in its range, from 0 to 1; None where it was drawn from choices."""
+def _place(entry: Entry, name: str, winner: Proposal) -> tuple[str, float] | None:
+    """Return the name of a winner's definition and where it lies in its range, from 0 to 1; None if among choices."""
     for definition in entry.trials.cell.space.get(name, []):
         value: Any = winner.params.get(definition["name"])
         if definition["kind"] == "categorical" or value is None:
@@ -47,12 +64,16 @@ def _share(entry: Entry, name: str, winner: Proposal) -> float | None:
         low, high = definition["low"], definition["high"]
         if definition["log"]:
             low, high, value = math.log(low), math.log(high), math.log(value)
-        return float((value - low) / (high - low))
+        return definition["name"], float((value - low) / (high - low))
     return None
 
 
 def variance_shares(declaration: Declaration, entries: list[Entry]) -> list[list[str]]:
-    """Return one row for each comparison: where the variance of the difference comes from, and the correlation."""
+    """Return two rows for each comparison, of which variance of the difference which share comes from where.
+
+    The first is of the variance of the mean, from which the interval follows, with the correlation of both cells; the
+    second of that of a single outcome. Without outcomes by item there is no second one.
+    """
     columns, baseline = declaration.report.get("columns"), declaration.report.get("baseline")
     at: dict[tuple[tuple[str, Any], ...], Entry] = {tuple(entry.levels.items()): entry for entry in entries}
     rows = []
@@ -61,15 +82,20 @@ def variance_shares(declaration: Declaration, entries: list[Entry]) -> list[list
         if found is None or found.mean is None or found.n < 2:
             continue
         other = at[tuple((axis, baseline if axis == columns else level) for axis, level in entry.levels.items())]
-        shares = found.crossed.shares if found.crossed is not None else None
-        parts = (
-            ["–"] * 3
-            if shares is None
-            else [f"{100 * s:.0f}%" for s in (shares.rows, shares.items, shares.interaction)]
-        )
-        rows.append([", ".join(entry.levels.values()), *parts, _correlation(entry, other)])
+        cell, correlation = ", ".join(entry.levels.values()), _correlation(entry, other)
+        over = found.crossed
+        if over is None or over.mean_shares is None or over.shares is None:
+            rows.append([cell, *["–"] * 4, correlation])
+            continue
+        rows.append([cell, "the mean", *_percent(over.mean_shares), correlation])
+        rows.append([cell, "one outcome", *_percent(over.shares), ""])
     name = declaration.replicates(2)
-    return [["cell", name, "test items", f"{name} × items", "correlation with the baseline"], *rows] if rows else []
+    shares = [name, "test items", f"{name} × items"]
+    return [["cell", "variance of", *shares, "correlation with the baseline"], *rows] if rows else []
+
+
+def _percent(shares: Shares) -> list[str]:
+    return [f"{100 * share:.0f}%" for share in (shares.rows, shares.items, shares.interaction)]
 
 
 def _correlation(first: Entry, second: Entry) -> str:

@@ -17,7 +17,8 @@ def status(
     """Return how far a sweep is and what its cells measured so far; what is not defined is None.
 
     Numbers in percent are fractions; a diverged confirm seed counts as the metric's floor. `best_configs` have the
-    tuned parameters of the best tune trial so far of each study. `trial_keys` are the finished trials, sorted, without
+    tuned parameters of the best tune trial so far of each study; they and the `values` of the confirmed replicates are
+    in the order of the studies, or of the seeds of a single one. `trial_keys` are the finished trials, sorted, without
     failed ones. `beside_the_table` counts the trials of the runner-up and of the audit, which are in no other count; it
     is there only where some were proposed; `notices` name cells that gave the same numbers; `origins`, the trials by
     device and version of torch, only where there are several. `running` are the trials that are under way, as (cell,
@@ -54,7 +55,7 @@ def status(
                     "mean": entry.estimate.mean,
                     "low": entry.estimate.low,
                     "high": entry.estimate.high,
-                    "values": sorted(entry.estimate.values),
+                    "values": list(entry.estimate.values),
                     "diverged": entry.estimate.num_diverged,
                     "collapsed": entry.estimate.num_collapsed,
                 },

@@ -25,6 +25,7 @@ from ablate.report.text import (
     floor_note,
     hours_text,
     interval_note,
+    interval_notes,
     listed,
     p_text,
     printed_difference,
@@ -181,8 +182,15 @@ def notes(declaration: Declaration, grid: Grid) -> str:
     return " ".join(part for part in [*parts, marks_note(declaration, grid)] if part)
 
 
+def further_notes(declaration: Declaration, grid: Grid) -> str:
+    """Return the note under the table of differences where that of the entries stands above it: only what is new."""
+    above = interval_notes(declaration, [entry.estimate for entry in grid.entries])
+    found = [part for part in interval_notes(declaration, _differences(grid)) if part not in above]
+    return " ".join([*found, "See also the note under the table above."])
+
+
 def difference_notes(declaration: Declaration, grid: Grid) -> str:
-    """Return the note under the table of differences."""
+    """Return the note under the table of differences where that stands alone."""
     marks = marks_note(declaration, grid).partition(" Bold")[0].partition(" No entry")[0] if grid.verdicts else ""
     return f"{interval_note(declaration, _differences(grid))} {marks}".strip()
 
@@ -217,7 +225,7 @@ def markdown(
     differences = differences_table(grid)
     if differences:
         parts.append(f"**{difference_caption(declaration, grid)}**")
-        parts += [markdown_table(differences.text), difference_notes(declaration, grid)]
+        parts += [markdown_table(differences.text), further_notes(declaration, grid)]
     tests = tests_table(declaration, grid)
     if tests:
         parts += [f"**Tests against {grid.baseline}**", markdown_table(tests.text), tests_note(declaration, grid)]

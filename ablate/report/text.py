@@ -120,8 +120,8 @@ def value_text(value: Any) -> str:
     return "null" if value is None else redact(str(value))
 
 
-def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) -> str:
-    """Return what the intervals of these estimates are, what they cover and what they do not."""
+def interval_notes(declaration: Declaration, estimates: Iterable[Estimate] = ()) -> list[str]:
+    """Return what the intervals of these estimates are, what they cover and what they do not, in parts."""
     found = list(estimates)
     split = declaration.metric.name.partition("_")[0]
     size = declaration.data.get(f"num_{split}")
@@ -156,11 +156,17 @@ def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) 
         if with_items == {True, False}:
             text += ", some of them the choice of the sample too"
     text += f"; they do not cover {' nor '.join(part for part in (', '.join(missed[:-1]), missed[-1]) if part)}."
+    parts = [text]
     if any(each.low is not None and each.low == each.high for each in found):
-        text += f" An interval of no width: all {name} gave the same value, which says nothing about others."
+        parts.append(f"An interval of no width: all {name} gave the same value, which says nothing about others.")
     if any(each.is_mixed for each in found):
-        text += " Where some seeds train and some collapse, every one is listed and no interval is defined."
-    return text
+        parts.append("Where some seeds train and some collapse, every one is listed and no interval is defined.")
+    return parts
+
+
+def interval_note(declaration: Declaration, estimates: Iterable[Estimate] = ()) -> str:
+    """Return the same as one text."""
+    return " ".join(interval_notes(declaration, estimates))
 
 
 def floor_text(declaration: Declaration) -> str:

@@ -34,9 +34,15 @@ def _weights(n: int) -> list[list[float]]:
 
 
 def expected_best_figure(declaration: Declaration, grid: Grid) -> Figure | None:
-    """Draw the expected best objective against the number of tune trials; None with fewer than two."""
+    """Draw the expected best objective against the number of tune trials of a study; None with fewer than two.
+
+    The trials of all studies of a cell are drawn from, but no more of them than one study has.
+    """
     objective = declaration.tuned_metric
-    curves = {place: _expected_best(objective, _values(entry)) for place, entry in grid.at.items()}
+    curves = {
+        place: _expected_best(objective, _values(entry))[: declaration.of(entry.levels).num_tune]
+        for place, entry in grid.at.items()
+    }
     if not any(len(curve) > 1 for curve in curves.values()):
         return None
     with matplotlib.rc_context(STYLE):

@@ -102,8 +102,8 @@ def lines(content: dict[str, Any], plan: Plan) -> list[str]:
         found.append("time and memory: not probed")
     else:
         found.append(
-            f"time: at most {duration_text(time['elapsed_s'])} with {time['jobs']} at a time on this hardware "
-            f"(the longest trial {duration_text(time['slowest_trial_s'])}); trials that are stopped save some of it"
+            f"time: about {duration_text(time['elapsed_s'])} with {time['jobs']} at a time on this hardware, without "
+            f"pruning, estimated from timed steps (the longest trial {duration_text(time['slowest_trial_s'])})"
         )
         found.append(f"memory: about {content['memory_mib']:.0f} MiB a trial")
     found.append(f"disk: about {math.ceil(content['disk_mib'])} MiB")
@@ -162,10 +162,13 @@ def _power(plan: Plan, cells: list[CellTrials]) -> dict[str, Any]:
         f"({others} comparison{'s' * (others > 1)} with the baseline)"
     )
     sd = found["paired_sd"] = _known_sd(plan, cells)
-    size = f"{once:.1f} standard deviations of the paired differences ({all_:.1f} if all {others} are corrected for)"
+    is_one = others == 1
+    corrected = "" if is_one else f" ({all_:.1f} if all {others} are corrected for)"
+    size = f"{once:.1f} standard deviations of the paired differences{corrected}"
     if sd is not None:
+        corrected = "" if is_one else f" ({metric.text(sd * all_)})"
         size += (
-            f", that is {metric.text(sd * once)} ({metric.text(sd * all_)}){metric.points} at the "
+            f", that is {metric.text(sd * once)}{corrected}{metric.points} at the "
             f"{metric.text(sd)}{metric.points} found so far"
         )
     found["lines"] = [text, f"smallest difference that {n} {name.split()[-1]} detect with a power of 80%: {size}"]

@@ -23,7 +23,7 @@ from ablate.sweepfile.claims import frozen_claims, is_late_margin
 from ablate.sweepfile.feasibility import examples, origin
 from ablate.sweepfile.grid_points import num_points
 from ablate.sweepfile.positions import Findings
-from ablate.sweepfile.spec import SweepSpec, load_spec, resolved_yaml
+from ablate.sweepfile.spec import SEEDS_OF_MANY, SEEDS_OF_ONE_STUDY, SweepSpec, load_spec, resolved_yaml
 from ablate.tasks.base import Prepared, Task
 from ablate.tasks.parameters import ConfigError
 
@@ -83,6 +83,7 @@ class Plan:
             f"{declaration.sweep}: {printable(declaration.question) or '(no question written)'}",
             f"{f'{axes} = {len(declaration.cells)} cells, each' if axes else '1 cell with'} "
             f"{_budget_text(declaration)}: {declaration.num_trials} trials",
+            *self._seeds_left_out(),
             *([f"data: {declaration.data_line}{floor}"] if declaration.data_line or floor else []),
             *(f"warning: {warning}" for warning in self.warnings()),
         ]
@@ -95,12 +96,37 @@ class Plan:
         """Return what the author should know before the first trial: too little data, cells not treated alike."""
         return [
             *self.declaration.notices,
+            *self._fewer_seeds(),
             *self._small_studies(),
             *self._too_few_to_be_equal(),
             *self._few_points(),
             *self._alike(),
             *self._uneven_epochs(),
             *self._uneven_dimensions(),
+        ]
+
+    @property
+    def _has_default_seeds(self) -> bool:
+        return "seeds" not in (self.spec.written.get("confirm") or {})
+
+    def _seeds_left_out(self) -> list[str]:
+        if not self._has_default_seeds:
+            return []
+        return [
+            f"confirm.seeds is left out, so it is {self.declaration.num_seeds}: {SEEDS_OF_ONE_STUDY} where a cell has "
+            f"one study, {SEEDS_OF_MANY} where it has several"
+        ]
+
+    def _fewer_seeds(self) -> list[str]:
+        """Tell that confirm trials stop counting because more studies bring another default of `confirm.seeds`."""
+        earlier, num = self.folder.earlier_declaration(), self.declaration.num_seeds
+        if earlier is None or earlier.num_seeds <= num or not self._has_default_seeds:
+            return []
+        if not any(p.phase == "confirm" and p.number >= num for p in self.folder.read_proposals()):
+            return []
+        return [
+            f"confirm.seeds falls from {earlier.num_seeds} to {num}, as a cell has several studies now: the confirm "
+            f"trials of further seeds do not count; --set confirm.seeds={earlier.num_seeds} keeps them"
         ]
 
     def _small_studies(self) -> list[str]:

@@ -207,6 +207,12 @@ ONE_FORM: dict[str, Any] = {
 
 
 NO_TRIALS, TWO_FORMS = "no_trials", "two_forms"
+OTHER_FORM = {
+    "studies": "To have studies, set budget.trials too, and remove budget.trials_per_cell with null",
+    "trials": "Set budget.trials_per_cell instead, or remove it with null",
+    "trials_per_cell": "Set budget.trials instead",
+}
+"""What to do about the key of a budget that is of another form than the rest."""
 
 
 class Budget(_Section):
@@ -394,7 +400,8 @@ def _add(detail: ErrorDetails, findings: Findings) -> None:
             findings.at(findings.positions.key(keys), detail["msg"])
         case "two_forms":
             findings.spoiled.add(keys)
-            findings.at(_second_form(detail["input"], findings), detail["msg"])
+            name, place = _second_form(detail["input"], findings)
+            findings.at(place, f"{detail['msg']}. {OTHER_FORM[name]}")
         case "extra_forbidden":
             known = _known_keys(detail)
             elsewhere = "" if same_word(name, known) else _elsewhere(str(name), keys)
@@ -407,11 +414,10 @@ def _add(detail: ErrorDetails, findings: Findings) -> None:
             findings.at_value(keys, f"{name} {rule}, but got {value}")
 
 
-def _second_form(budget: dict[str, Any], findings: Findings) -> Place:
-    """Return the place of the form of a budget that an override gave, or that comes later in the file."""
-    names = [name for name in ("studies", "trials", "trials_per_cell") if budget.get(name) is not None]
-    places = [findings.positions.key(("budget", name)) for name in names]
-    return max(places, key=lambda place: (place.line is None, place.line or 0, place.column or 0))
+def _second_form(budget: dict[str, Any], findings: Findings) -> tuple[str, Place]:
+    """Return the key of a budget's other form that an override gave, or that comes later in the file, and its place."""
+    places = [(name, findings.positions.key(("budget", name))) for name in OTHER_FORM if budget.get(name) is not None]
+    return max(places, key=lambda each: (each[1].line is None, each[1].line or 0, each[1].column or 0))
 
 
 def _elsewhere(name: str, keys: Keys) -> str:

@@ -39,7 +39,8 @@ from ablate.tasks.registry import Value
 
 MAX_BYTES = 1_000_000
 MAX_PROFILES = 100
-SEEDS_OF_ONE_STUDY = 3
+SEEDS_OF_ONE_STUDY, SEEDS_OF_MANY = 3, 1
+"""Confirm seeds of a study that is a cell's only one, and of each of several, where a file does not say."""
 
 __all__ = ["ReportLayout", "SweepSpec", "load_spec", "resolved_yaml"]
 
@@ -249,7 +250,7 @@ def _budget(file: SweepFile, task: Task) -> Budget:
 
 def _confirm(file: SweepFile, budget: Budget) -> Confirm:
     """Return how winners are confirmed: by default with one seed a study, a single study with several."""
-    seeds = 1 if budget.num_studies > 1 else SEEDS_OF_ONE_STUDY
+    seeds = SEEDS_OF_MANY if budget.num_studies > 1 else SEEDS_OF_ONE_STUDY
     return (
         file.confirm if "seeds" in file.confirm.model_fields_set else file.confirm.model_copy(update={"seeds": seeds})
     )
