@@ -20,7 +20,7 @@ from ablate.report.build import build_report
 from ablate.report.claim_results import claim_results
 from ablate.report.combine import combine, laid_out_as
 from ablate.report.entries import entries
-from ablate.report.inference import paired_difference, paired_test
+from ablate.report.inference import equivalence_p, paired_difference, paired_test
 from ablate.report.layout import grid
 from ablate.report.studies import winners
 from ablate.report.summary import status
@@ -682,6 +682,7 @@ def test_equal_differences_of_all_studies_are_tested_over_items_too():
     found = paired_difference(dict.fromkeys(range(10), 0.82), dict.fromkeys(range(10), 0.8), VAL_ACCURACY, items=items)
     assert paired_test(found.values).p == 2**-9
     assert paired_test(found.values, over=found.crossed).p == found.crossed.p() > 0.05
+    assert equivalence_p(found, 0.03) == found.crossed.equivalence_p(0.03) > 0.05
 
 
 def test_a_mark_counts_the_studies_that_both_cells_have(tmp_path):
