@@ -176,7 +176,7 @@ def test_plan_counts_what_is_in_the_ledger_and_uses_its_spread(folder):
     ("override", "text"),
     [
         ("budget.sampler=qmc", "sampler qmc: a scrambled Sobol' sequence that all cells share"),
-        ("budget.sampler=auto", "auto: the first 6 trials of a cell take points that all cells share, 1 are guided"),
+        ("budget.sampler=auto", "auto: the first 6 trials of a cell take points that all cells share, 1 is guided"),
         ("budget.pruner=successive_halving", "pruner successive_halving: rungs from epoch 1 of 9 on"),
         ("budget.pruner=none", "pruner none: no trial is stopped"),
         ("confirm.seeds=1", "verdicts: not possible with 1 confirm seed;"),

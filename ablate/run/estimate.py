@@ -115,6 +115,10 @@ def lines(content: dict[str, Any], plan: Plan) -> list[str]:
     return found
 
 
+def _guided(num: int) -> str:
+    return f"{num} {'is' if num == 1 else 'are'} guided"
+
+
 def _startup(plan: Plan) -> dict[str, str]:
     from ablate.search.pruning import first_rung, startup_trials
 
@@ -124,10 +128,10 @@ def _startup(plan: Plan) -> dict[str, str]:
     shared = num_shared(budget.sampler, asked)
     epochs = max(cell.max_epochs for cell in plan.cells)
     sampler = {
-        "auto": f"the first {shared} trials of a {where} take points that all cells share, {asked - shared} are guided"
+        "auto": f"the first {shared} trials of a {where} take points that all cells share, {_guided(asked - shared)}"
         if shared < asked
         else f"all trials of a {where} take points that all cells share",
-        "tpe": f"the first {num} trials of a {where} are drawn at random, {asked - num} are guided",
+        "tpe": f"the first {num} trials of a {where} are drawn at random, {_guided(asked - num)}",
         "random": "all trials are drawn at random",
         "qmc": "a scrambled Sobol' sequence that all cells share",
         "grid": "every point once",
