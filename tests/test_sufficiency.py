@@ -12,6 +12,7 @@ from ablate.command_lines import Commands
 from ablate.report.appendix import origin_lines, regret_text
 from ablate.report.build import build_report
 from ablate.report.sufficiency import command, doubts, legend
+from ablate.run.plan import make_plan
 from ablate.store.declaration import (
     CellTrials,
     Declaration,
@@ -176,20 +177,35 @@ def test_divergence_of_most_trials_and_a_late_improvement_ask_for_more_trials():
     assert "the last 2 of 6 tune trials raised the best validation accuracy by 20.0 points" in doubt.text
 
 
-@pytest.mark.parametrize(("choices", "is_settled"), [(["a", "b", "c"], True), (["a", "b", "c", "d"], False)])
-def test_more_trials_are_not_asked_of_a_cell_that_tried_all_its_points(choices, is_settled):
-    space = {"kind": [{"name": "kind", "kind": "categorical", "choices": choices, "when": {}}],
-             "size": [{**WIDTH, "name": "size", "high": 12, "when": {}}]}  # fmt: skip
+FINITE = """
+name: s
+axes: {depth: [8]}
+tune:
+  optimizer: [sgd, adam]
+  lr: [0.001, 0.01]
+  momentum: {low: 0, high: 0.9, step: 0.9}
+budget: {studies: 5, trials: 9}
+"""
 
-    def found(accuracies):
+
+def test_more_trials_are_not_asked_of_a_study_that_tried_all_points(tmp_path):
+    (tmp_path / "s.yaml").write_text(FINITE)
+    declared = make_plan(tmp_path / "s.yaml", None, [], tmp_path / "runs").declaration
+    # adam has no momentum: 2 rates with each of 2 momenta, and 2 rates without.
+    assert (declared.cells[0].num_points, declared.num_tune) == (6, 6)
+
+    def found(accuracies, num_tried):
         declaration, trials = cell(accuracies)
-        declared = dataclasses.replace(trials.cell, space=space)
-        return doubts(dataclasses.replace(declaration, cells=[declared]), dataclasses.replace(trials, cell=declared))
+        finite = dataclasses.replace(trials.cell, num_points=6)
+        tune = [(dataclasses.replace(p, params={"point": p.number % num_tried}), r) for p, r in trials.tune]
+        return doubts(declaration, dataclasses.replace(trials, cell=finite, tune=tune))
 
-    assert [doubt.kind for doubt in found([0.5, 0.6, 0.7, 0.7, 0.7, 0.9])] == ([] if is_settled else ["trials"])
-    (doubt,) = found([0.9, None, None, None, None, 0.5])
-    assert doubt.text == "4 of 6 tune trials diverged"
-    assert bool(doubt.key) != is_settled
+    late, lost = [0.5, 0.6, 0.7, 0.7, 0.7, 0.9], [0.9, None, None, None, None, 0.5]
+    assert found(late, 6) == []
+    assert [doubt.kind for doubt in found(late, 5)] == ["trials"]
+    ((settled,), (more,)) = (found(lost, num_tried) for num_tried in (6, 5))
+    assert settled.text == more.text == "4 of 6 tune trials diverged"
+    assert (settled.key, more.key) == ("", "budget.trials_per_cell")
 
 
 def test_an_unfinished_cell_is_not_judged():

@@ -42,6 +42,8 @@ def _asked(declaration: Declaration, known_data: Set[str], has_spaces: bool) -> 
     content = {name: value for name, value in dataclasses.asdict(declaration).items() if name not in UNLIKE}
     content["report"] = {name: value for name, value in declaration.report.items() if value is not None}
     content["data"] = {name: value for name, value in declaration.data.items() if name in known_data}
+    for cell in content["cells"]:
+        del cell["num_points"]  # It follows from the rest.
     if not has_spaces:
         content["cells"] = [{**cell, "space": {}} for cell in content["cells"]]
     return content

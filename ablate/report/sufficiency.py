@@ -116,21 +116,10 @@ def _divergence(declaration: Declaration, trials: StudyTrials) -> list[Doubt]:
 
 
 def _is_exhausted(trials: StudyTrials) -> bool:
-    """Whether the study tried as many points as its space has, conditional parameters counted in full."""
-    num_points = 1.0
-    for definitions in trials.cell.space.values():
-        is_conditional = any(definition["when"] for definition in definitions)
-        num_points *= sum(map(_num_values, definitions)) + is_conditional
-    return bool(trials.cell.space) and num_points <= len(trials.tune)
-
-
-def _num_values(definition: dict[str, Any]) -> float:
-    if definition["kind"] == "categorical":
-        return len(definition["choices"])
-    low, high, step = definition["low"], definition["high"], definition["step"]
-    if definition["kind"] == "int":
-        step = step or 1
-    return round((high - low) / step) + 1 if step else math.inf
+    """Whether the study tried every point of its space."""
+    num_points = trials.cell.num_points
+    tried = {json.dumps(proposal.params, sort_keys=True) for proposal, _ in trials.tune}
+    return num_points is not None and len(tried) >= num_points
 
 
 def _edges(declaration: Declaration, winner: Proposal) -> list[Doubt]:

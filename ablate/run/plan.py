@@ -309,6 +309,7 @@ def _declaration(
     if not history or history[-1] != digest:
         history = [*history, digest]
     facts = {**spec.task.facts(data), "digest": data[0].digest}
+    points = [num_points(cell.space) for cell in cells]
     return Declaration(
         sweep=spec.sweep_id,
         name=spec.name,
@@ -322,10 +323,11 @@ def _declaration(
                 settings=_plain(dict(cell.settings)),
                 tuned=cell.space.tuned,
                 space=_plain(cell.space.describe()),
+                num_points=num,
             )
-            for cell in cells
+            for cell, num in zip(cells, points, strict=True)
         ],
-        num_tune=_num_tune(spec, cells),
+        num_tune=_num_tune(spec, points),
         num_seeds=spec.confirm.seeds,
         sampler=spec.budget.sampler,
         pruner=spec.budget.pruner,
@@ -354,12 +356,11 @@ def _declaration(
     )
 
 
-def _num_tune(spec: SweepSpec, cells: Sequence[Cell]) -> int:
+def _num_tune(spec: SweepSpec, points: Sequence[int | None]) -> int:
     """Return the tune trials of a study; no more than a cell has points, the same for all cells."""
     asked = spec.budget.num_tune
     if spec.budget.trials is None:
         return asked
-    points = [num_points(cell.space) for cell in cells]
     return min(asked, max(num or asked for num in points))
 
 

@@ -85,7 +85,7 @@ class DeclaredCell:
     `key` identifies what is searched in the cell and how: proposals of another key do not count. `levels` maps
     each axis to the label of its level, `tuned` names the parameters that are searched, `settings` are the
     parameters that are not. `space` has the definitions of each tuned parameter: name, kind, low, high, log, step,
-    choices, when.
+    choices, when. `num_points` counts the points of a finite space; None where it is not, or was not counted.
     """
 
     key: Key
@@ -93,6 +93,7 @@ class DeclaredCell:
     settings: dict[str, Any]
     tuned: list[str]
     space: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    num_points: Count | None = None
 
     __pydantic_config__ = STRICT
 
