@@ -645,7 +645,7 @@ def twin_notices(cells: list[CellTrials]) -> list[str]:
             named = groups.setdefault(trial + found, [])
             if name not in named:
                 named.append(name)
-    twins = {}
+    twins: dict[str, None] = {}
     for names in groups.values():
         alike: list[list[str]] = []
         for name in names:
