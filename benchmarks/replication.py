@@ -290,7 +290,7 @@ def _marks(table: Any) -> Any:
         (hollow if isinstance(doubts, str) else filled).get(word, filled.get(word, ""))
         for word, doubts in zip(table["verdict"], table["verdict_doubts"], strict=True)
     ]
-    return table["verdict"].where(False, marks)
+    return type(table["verdict"])(marks, index=table.index)
 
 
 def main() -> None:
