@@ -118,7 +118,8 @@ def test_a_cell_has_the_metric_of_the_table_and_its_chance():
     declaration = dataclasses.replace(make_declaration(), report={"metric": name})
     cell = make_cells()[0]
     confirmed = "confirmed_accuracy_batch_statistics"
-    assert confirmed not in content.cell_metrics(cell, declaration), "a seed has no number"
+    alone = content.cell_metrics(cell, declaration)
+    assert (alone["confirmed_n"], alone[confirmed]) == (1, 0.1), "a seed without the metric is in no mean of the table"
     proposal, record = cell.confirm[0]
     metrics = {**record.metrics, name: 0.75}
     cell.confirm[0] = (proposal, dataclasses.replace(record, metrics=metrics))

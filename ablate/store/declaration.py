@@ -629,7 +629,7 @@ def tie_notices(cells: list[CellTrials]) -> list[str]:
 def twin_notices(cells: list[CellTrials]) -> list[str]:
     """Return a sentence for each group of cells with the same numbers in every trial of equal seed and values.
 
-    Single trials can have the same numbers by chance, where these are shares of few items.
+    A single trial can have the same numbers by luck, where these are shares of few items.
     """
     numbers: dict[str, dict[str, str]] = {}
     groups: dict[str, list[str]] = {}
