@@ -266,6 +266,8 @@ def rerun(file: Path, seeds: int, out: Path, options: list[str]) -> dict[str, An
     print(pd.concat({f"seed {seed}": table["entry"] for seed, table in enumerate(tables)}, axis=1).to_string())
     marks = pd.concat({f"seed {seed}": _marks(table) for seed, table in enumerate(tables)}, axis=1)
     print(marks.to_string())
+    for cell, numbers in together([out / f"seed{seed}" for seed in range(seeds)], name).items():
+        print(f"{cell}: {numbers[0]:+.1f} [{numbers[1]:+.1f}, {numbers[2]:+.1f}] over the studies of all sweeps")
     outside, differ, compared, again, reversed_ = 0, 0, 0, [], 0
     for first, second in itertools.permutations(range(seeds), 2):
         one, two = tables[first], tables[second]
@@ -283,14 +285,39 @@ def rerun(file: Path, seeds: int, out: Path, options: list[str]) -> dict[str, An
     }  # fmt: skip
 
 
+def together(folders: list[Path], sweep: str) -> dict[str, list[float]]:
+    """Return each cell's difference to the baseline over the studies of all sweeps, in points: mean, low and high."""
+    from ablate.report.entries import entries
+    from ablate.report.inference import paired_difference
+    from ablate.store.declaration import SweepFolder, collect
+    from ablate.store.ledger import Ledger
+
+    values: dict[str, list[float]] = {}
+    for folder in folders:
+        kept = SweepFolder(folder, sweep)
+        declaration = kept.read_declaration()
+        cells = collect(declaration, kept.read_proposals(), Ledger(folder, is_read_only=True))
+        for entry in entries(declaration, cells):
+            if entry.difference is not None:
+                values.setdefault(entry.trials.cell.name, []).extend(entry.difference.values)
+    found = {}
+    for name, differences in values.items():
+        rows = dict(enumerate(differences))
+        whole = paired_difference(rows, dict.fromkeys(rows, 0.0), declaration.metric)
+        found[name] = [round(100 * (number or 0.0), 1) for number in (whole.mean, whole.low, whole.high)]
+    return found
+
+
 def _marks(table: Any) -> Any:
+    import pandas as pd
+
     filled = {"better": "▲", "worse": "▼", "equivalent": "≈", "not shown": "·", "seeds collapsed": "mixed"}
     hollow = {"better": "△", "worse": "▽"}
     marks = [
         (hollow if isinstance(doubts, str) else filled).get(word, filled.get(word, ""))
         for word, doubts in zip(table["verdict"], table["verdict_doubts"], strict=True)
     ]
-    return type(table["verdict"])(marks, index=table.index)
+    return pd.Series(marks, index=table.index)
 
 
 def main() -> None:
